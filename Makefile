@@ -1,0 +1,38 @@
+# Two commands: `make demo` (install, train, evaluate) and `make check` (install, test).
+# Everything is installed into .venv from the versions in requirements.lock.
+PYTHON ?= python3
+CORES ?= $(shell nproc 2>/dev/null || echo 2)
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: demo check setup setup-dev lint test clean
+
+demo: setup
+	snakemake --cores $(CORES) train_ct evaluate_ct
+
+check: setup-dev lint test
+
+setup: .venv/stamp-workflow
+setup-dev: .venv/stamp-dev
+
+.venv/stamp-%: pyproject.toml requirements.lock
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c requirements.lock -e ".[$(if $(filter dev,$*),workflow$(,)dev,workflow)]"
+	touch $@
+	$(if $(filter dev,$*),touch .venv/stamp-workflow)
+
+, := ,
+
+lint: setup-dev
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports
+	snakefmt --check workflow
+	snakemake --lint
+
+test: setup-dev
+	pytest -m "not slow" -n 2
+
+clean:
+	rm -rf results logs state restricted .snakemake

@@ -1,0 +1,1 @@
+"""GLINT: gated language-image alignment for radiology."""

@@ -1,0 +1,89 @@
+"""Files and folders that are whole whenever they carry their final name."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    """Name of the unfinished twin of `path`; leftovers of killed runs are removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f".{path.name}.tmp.*"):
+        pid = leftover.name.rsplit(".", 1)[-1]
+        if not (pid.isdigit() and Path(f"/proc/{pid}").exists() and int(pid) != os.getpid()):
+            _remove(leftover)
+    return path.parent / f".{path.name}.tmp.{os.getpid()}"
+
+
+@contextmanager
+def atomic_file(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it becomes `path`, on failure it vanishes."""
+    final = Path(path)
+    temporary = _temporary(final)
+    try:
+        yield temporary
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(final)
+        _fsync_folder(final.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_directory(path: Path | str) -> Iterator[Path]:
+    """Yield an empty temporary folder; on success it takes the place of `path`, contents and all.
+
+    Every file is flushed to disk before the swap. Between the two renames of a swap a kill leaves `path`
+    absent, never half full.
+    """
+    final = Path(path)
+    temporary = _temporary(final)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for folder, _, names in os.walk(temporary):
+            for name in names:
+                with (Path(folder) / name).open("rb") as handle:
+                    os.fsync(handle.fileno())
+        if final.exists():
+            retired = final.parent / f".{final.name}.tmp.retired.{os.getpid()}"
+            final.replace(retired)
+            temporary.replace(final)
+            shutil.rmtree(retired)
+        else:
+            temporary.replace(final)
+        _fsync_folder(final.parent)
+    finally:
+        if temporary.exists():
+            shutil.rmtree(temporary)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write `value` as indented JSON with sorted keys, atomically."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")

@@ -1,0 +1,52 @@
+"""Settings of stage 00, the synthetic hospital."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from glint.core.config.base import StageConfig
+
+
+class DemoConfig(StageConfig):
+    """What the synthetic hospital makes: how many studies, how ill, how messy."""
+
+    seed: int = Field(default=20, ge=0, description="none; every byte of the demo follows from it")
+    studies: int = Field(
+        default=240, ge=1, description="studies; 240 give each finding some 40 positives and stay within 90 s on two cores"
+    )
+    normal_fraction: float = Field(
+        default=0.25, ge=0.0, le=1.0, description="fraction of studies without a finding; exact in every 40 studies"
+    )
+    repeat_fraction: float = Field(
+        default=0.12, ge=0.0, le=0.5, description="fraction of studies that are a second visit, so that splits must go by patient"
+    )
+    scout_fraction: float = Field(default=0.3, ge=0.0, le=1.0, description="fraction of studies with a localizer series")
+    dose_report_fraction: float = Field(
+        default=0.25, ge=0.0, le=1.0, description="fraction of studies with a dose report (structured report or screenshot)"
+    )
+    compressed_fraction: float = Field(
+        default=0.3, ge=0.0, le=1.0, description="fraction of series stored losslessly compressed, as archives hold them"
+    )
+    defects: bool = Field(
+        default=True,
+        description="switch; adds one specimen of each kind of broken study, so that quarantine is exercised by default",
+    )
+    pixel_mm_min: float = Field(default=3.0, gt=0.5, description="mm; smallest pixel edge, keeps the files small")
+    pixel_mm_max: float = Field(default=3.4, gt=0.5, description="mm; largest pixel edge, half the model's smallest finding or finer")
+    scan_length_mm_min: float = Field(default=204.0, ge=180.0, description="mm; shortest scan, must fit the model grid in z")
+    scan_length_mm_max: float = Field(default=220.0, ge=180.0, description="mm; longest scan, must fit the model grid in z")
+    uncertain_fraction: float = Field(
+        default=0.08, ge=0.0, le=1.0, description="fraction of present findings the radiologist hedges"
+    )
+    missed_fraction: float = Field(
+        default=0.02, ge=0.0, le=1.0, description="fraction of present nodules the report leaves out, as readers do"
+    )
+    typo_fraction: float = Field(default=0.04, ge=0.0, le=1.0, description="fraction of sentences with one typing error")
+
+    @model_validator(mode="after")
+    def _ordered_ranges(self) -> DemoConfig:
+        if self.pixel_mm_min > self.pixel_mm_max:
+            raise ValueError("demo.pixel_mm_min is above demo.pixel_mm_max: swap them")
+        if self.scan_length_mm_min > self.scan_length_mm_max:
+            raise ValueError("demo.scan_length_mm_min is above demo.scan_length_mm_max: swap them")
+        return self

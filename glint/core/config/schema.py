@@ -1,0 +1,117 @@
+"""The whole configuration: every stage's section, the overlay of a cohort, one-line errors.
+
+`config/config.yaml` holds every key with its unit and reason. Its `cohort` names a file beside it
+(`config/<cohort>.yaml`) that is laid over it: mappings merge, everything else is replaced.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from glint.core.config.base import StageConfig
+from glint.core.config.convert import ConvertConfig
+from glint.core.config.deidentify import DeidentifyConfig
+from glint.core.config.demo import DemoConfig
+from glint.core.config.evaluate import EvaluateConfig
+from glint.core.config.features import FeaturesConfig
+from glint.core.config.index import IndexConfig
+from glint.core.config.resample import ResampleConfig
+from glint.core.config.sections import SectionsConfig
+from glint.core.config.split import SplitConfig
+from glint.core.config.teacher import TeacherConfig
+from glint.core.config.train import TrainConfig
+from glint.core.errors import ConfigError
+
+Section = TypeVar("Section", bound=StageConfig)
+MODALITIES = ("ct",)
+
+
+class PerModality(StageConfig, Generic[Section]):
+    """A section whose values depend on what the images are."""
+
+    ct: Section = Field(description="computed tomography")
+
+
+class Config(StageConfig):
+    """Every stage's section, in the order of the pipeline."""
+
+    cohort: str = Field(description="name; the overlay config/<cohort>.yaml, or 'none' for config.yaml alone")
+    demo: DemoConfig
+    index: PerModality[IndexConfig]
+    deidentify: DeidentifyConfig
+    convert: PerModality[ConvertConfig]
+    resample: PerModality[ResampleConfig]
+    sections: SectionsConfig
+    split: SplitConfig
+    teacher: PerModality[TeacherConfig]
+    features: PerModality[FeaturesConfig]
+    train: PerModality[TrainConfig]
+    evaluate: PerModality[EvaluateConfig]
+
+    @model_validator(mode="after")
+    def _combinations(self) -> "Config":
+        for modality in MODALITIES:
+            grid = getattr(self.resample, modality).grid
+            patch = getattr(self.teacher, modality).encoder.patch
+            if any(size % edge for size, edge in zip(grid, patch, strict=True)):
+                raise ValueError(
+                    f"resample.{modality}.grid {tuple(grid)} is no multiple of teacher.{modality}.encoder.patch {tuple(patch)}"
+                )
+        return self
+
+
+def overlay(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` laid on `base`: mappings merge key by key, every other value is replaced."""
+    merged = dict(base)
+    for key, value in over.items():
+        if isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = overlay(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        known = sorted(entry.stem for entry in path.parent.glob("*.yaml"))
+        raise ConfigError(f"{path}: no such configuration file; {path.parent} has {', '.join(known)}")
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: must be a mapping of sections")
+    return value
+
+
+def read_config(folder: Path | str, overrides: dict[str, Any] | None = None) -> Config:
+    """Read `config.yaml` of `folder`, lay the cohort's file and `overrides` over it, validate all.
+
+    Raises:
+        ConfigError: one line that names the first wrong key.
+    """
+    base = _read_yaml(Path(folder) / "config.yaml")
+    given = overrides or {}
+    cohort = given.get("cohort", base.get("cohort"))
+    if cohort != "none":
+        base = overlay(base, _read_yaml(Path(folder) / f"{cohort}.yaml"))
+    merged = overlay(base, {**given, "cohort": cohort})
+    try:
+        return Config.model_validate_json(json.dumps(merged))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "combination"
+        shown = "" if first["type"] == "value_error" else f" (value: {str(first.get('input'))[:60]!r})"
+        raise ConfigError(f"config: {key}: {first['msg']}{shown}") from error
+
+
+def stage_slice(config: Config, stage: str, modality: str) -> dict[str, Any]:
+    """The plain values of one stage's section for one modality: what its command and its receipt see."""
+    section = getattr(config, stage)
+    if isinstance(section, PerModality):
+        section = getattr(section, modality)
+    value: dict[str, Any] = section.model_dump(mode="json")
+    return value

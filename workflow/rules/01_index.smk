@@ -1,0 +1,69 @@
+def raw_images(wildcards):
+    """The raw folders; for the demo, the file that is written when its folder is whole."""
+    folders = section("index", wildcards.modality).raw_dirs
+    demo = f"restricted/{wildcards.modality}/00_demo"
+    return [f"{demo}/summary.json" if folder.startswith(demo) else folder for folder in folders]
+
+
+rule index_images:
+    """Raw DICOM folders -> studies, series, instances and what is quarantined, by header alone."""
+    input:
+        raw_images,
+    output:
+        studies="restricted/{modality}/01_index/images/studies.parquet",
+        shards=update(
+            [
+                f"restricted/{{modality}}/01_index/images/{shard}/instances.parquet"
+                for shard in SHARDS["ct"]
+            ]
+        ),
+    log:
+        "logs/{modality}/01_index/images.log",
+    benchmark:
+        "logs/{modality}/01_index/images.benchmark.tsv"
+    threads: 2
+    params:
+        config=slice_json("index"),
+        code=code("index"),
+        out=subpath(output.studies, parent=True),
+        key=CONFIG.deidentify.key_file,
+    shell:
+        "python -m glint index images --out {params.out} --key-file {params.key} "
+        "--workers {threads} --config {params.config:q} > {log} 2>&1"
+
+
+rule index_reports:
+    """Report table + indexed studies -> one report per study, or the reason why not."""
+    input:
+        studies="restricted/{modality}/01_index/images/studies.parquet",
+        table=lambda wildcards: section("index", wildcards.modality).report_table,
+    output:
+        shards=update(
+            [
+                f"restricted/{{modality}}/01_index/reports/{shard}/reports.parquet"
+                for shard in SHARDS["ct"]
+            ]
+        ),
+    log:
+        "logs/{modality}/01_index/reports.log",
+    benchmark:
+        "logs/{modality}/01_index/reports.benchmark.tsv"
+    params:
+        config=slice_json("index"),
+        code=code("index"),
+    shell:
+        "python -m glint index reports --images $(dirname {input.studies}) "
+        "--out restricted/{wildcards.modality}/01_index/reports --config {params.config:q} > {log} 2>&1"
+
+
+for modality in MODALITIES:
+
+    rule:
+        name:
+            f"index_{modality}"
+        localrule: True
+        input:
+            [
+                f"restricted/{modality}/01_index/reports/{shard}/reports.parquet"
+                for shard in SHARDS[modality]
+            ],

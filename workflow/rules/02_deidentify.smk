@@ -1,0 +1,49 @@
+rule deidentify_images:
+    """Indexed series of one shard -> DICOM without identifiers, residual scan, audit."""
+    input:
+        "restricted/{modality}/01_index/images/{shard}/instances.parquet",
+    output:
+        "results/{modality}/02_deidentify/images/{shard}/manifest.parquet",
+    log:
+        "logs/{modality}/02_deidentify/images_{shard}.log",
+    benchmark:
+        "logs/{modality}/02_deidentify/images_{shard}.benchmark.tsv"
+    params:
+        config=slice_json("deidentify"),
+        code=code("deidentify"),
+    shell:
+        "python -m glint deidentify images --index $(dirname {input}) --out {output} "
+        "--config {params.config:q} > {log} 2>&1"
+
+
+rule deidentify_reports:
+    """Report texts of one shard -> the same texts without identifiers, dates shifted."""
+    input:
+        reports="restricted/{modality}/01_index/reports/{shard}/reports.parquet",
+        studies="restricted/{modality}/01_index/images/studies.parquet",
+    output:
+        "results/{modality}/02_deidentify/reports/{shard}/manifest.parquet",
+    log:
+        "logs/{modality}/02_deidentify/reports_{shard}.log",
+    benchmark:
+        "logs/{modality}/02_deidentify/reports_{shard}.benchmark.tsv"
+    params:
+        config=slice_json("deidentify"),
+        code=code("deidentify"),
+    shell:
+        "python -m glint deidentify reports --reports {input.reports} --studies {input.studies} "
+        "--out {output} --config {params.config:q} > {log} 2>&1"
+
+
+for modality in MODALITIES:
+
+    rule:
+        name:
+            f"deidentify_{modality}"
+        localrule: True
+        input:
+            [
+                f"results/{modality}/02_deidentify/{kind}/{shard}/manifest.parquet"
+                for kind in ("images", "reports")
+                for shard in SHARDS[modality]
+            ],

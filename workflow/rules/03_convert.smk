@@ -1,0 +1,29 @@
+rule convert:
+    """De-identified series -> one NIfTI in Hounsfield units each, through the geometry gate."""
+    input:
+        "results/{modality}/02_deidentify/images/{shard}/manifest.parquet",
+    output:
+        "results/{modality}/03_convert/{shard}/manifest.parquet",
+    log:
+        "logs/{modality}/03_convert/{shard}.log",
+    benchmark:
+        "logs/{modality}/03_convert/{shard}.benchmark.tsv"
+    params:
+        config=slice_json("convert"),
+        code=code("convert"),
+    shell:
+        "python -m glint convert --manifest {input} --out {output} --workers {threads} "
+        "--config {params.config:q} > {log} 2>&1"
+
+
+for modality in MODALITIES:
+
+    rule:
+        name:
+            f"convert_{modality}"
+        localrule: True
+        input:
+            [
+                f"results/{modality}/03_convert/{shard}/manifest.parquet"
+                for shard in SHARDS[modality]
+            ],

@@ -1,0 +1,29 @@
+rule resample:
+    """Volumes -> the grid and spacing of the teacher, antialiased, true affine kept."""
+    input:
+        "results/{modality}/03_convert/{shard}/manifest.parquet",
+    output:
+        "results/{modality}/04_resample/{shard}/manifest.parquet",
+    log:
+        "logs/{modality}/04_resample/{shard}.log",
+    benchmark:
+        "logs/{modality}/04_resample/{shard}.benchmark.tsv"
+    params:
+        config=slice_json("resample"),
+        code=code("resample"),
+    shell:
+        "python -m glint resample --manifest {input} --out {output} --workers {threads} "
+        "--config {params.config:q} > {log} 2>&1"
+
+
+for modality in MODALITIES:
+
+    rule:
+        name:
+            f"resample_{modality}"
+        localrule: True
+        input:
+            [
+                f"results/{modality}/04_resample/{shard}/manifest.parquet"
+                for shard in SHARDS[modality]
+            ],

@@ -1,0 +1,29 @@
+rule sections:
+    """De-identified reports -> sections, sentences and findings with their character spans."""
+    input:
+        "results/{modality}/02_deidentify/reports/{shard}/manifest.parquet",
+    output:
+        "results/{modality}/05_sections/{shard}/manifest.parquet",
+    log:
+        "logs/{modality}/05_sections/{shard}.log",
+    benchmark:
+        "logs/{modality}/05_sections/{shard}.benchmark.tsv"
+    params:
+        config=slice_json("sections"),
+        code=code("sections"),
+    shell:
+        "python -m glint sections --manifest {input} --out {output} "
+        "--config {params.config:q} > {log} 2>&1"
+
+
+for modality in MODALITIES:
+
+    rule:
+        name:
+            f"sections_{modality}"
+        localrule: True
+        input:
+            [
+                f"results/{modality}/05_sections/{shard}/manifest.parquet"
+                for shard in SHARDS[modality]
+            ],

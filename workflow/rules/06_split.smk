@@ -1,0 +1,26 @@
+rule split:
+    """Studies -> train, validation and test by patient, checked for leakage."""
+    input:
+        per_shard("results/{modality}/02_deidentify/images/{shard}/manifest.parquet"),
+    output:
+        "results/{modality}/06_split/manifest.parquet",
+    log:
+        "logs/{modality}/06_split/split.log",
+    benchmark:
+        "logs/{modality}/06_split/split.benchmark.tsv"
+    params:
+        config=slice_json("split"),
+        code=code("split"),
+    shell:
+        "python -m glint split --manifests {input} --out {output} "
+        "--config {params.config:q} > {log} 2>&1"
+
+
+for modality in MODALITIES:
+
+    rule:
+        name:
+            f"split_{modality}"
+        localrule: True
+        input:
+            f"results/{modality}/06_split/manifest.parquet",

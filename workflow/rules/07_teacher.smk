@@ -1,0 +1,30 @@
+rule teacher:
+    """A hub id, a path, or the training split's volumes -> frozen teacher weights, pinned by SHA-256."""
+    input:
+        split="results/{modality}/06_split/manifest.parquet",
+        resampled=per_shard("results/{modality}/04_resample/{shard}/manifest.parquet"),
+    output:
+        "results/{modality}/07_teacher/teacher.json",
+    log:
+        "logs/{modality}/07_teacher/teacher.log",
+    benchmark:
+        "logs/{modality}/07_teacher/teacher.benchmark.tsv"
+    threads: lambda wildcards: section("teacher", wildcards.modality).threads
+    params:
+        config=slice_json("teacher"),
+        code=code("teacher"),
+        out=subpath(output[0], parent=True),
+        state="state/{modality}/07_teacher",
+    shell:
+        "python -m glint teacher --resampled {input.resampled} --split {input.split} "
+        "--out {params.out} --state {params.state} --config {params.config:q} > {log} 2>&1"
+
+
+for modality in MODALITIES:
+
+    rule:
+        name:
+            f"teacher_{modality}"
+        localrule: True
+        input:
+            f"results/{modality}/07_teacher/teacher.json",

@@ -1,0 +1,31 @@
+rule features:
+    """Volumes of one shard + frozen teacher -> one HDF5 shard of patch tokens with its fingerprint."""
+    input:
+        manifest="results/{modality}/04_resample/{shard}/manifest.parquet",
+        teacher="results/{modality}/07_teacher/teacher.json",
+    output:
+        "results/{modality}/08_features/{shard}/manifest.parquet",
+    log:
+        "logs/{modality}/08_features/{shard}.log",
+    benchmark:
+        "logs/{modality}/08_features/{shard}.benchmark.tsv"
+    params:
+        config=slice_json("features"),
+        code=code("features"),
+        teacher=subpath(input.teacher, parent=True),
+    shell:
+        "python -m glint features --manifest {input.manifest} --teacher {params.teacher} "
+        "--out {output} --config {params.config:q} > {log} 2>&1"
+
+
+for modality in MODALITIES:
+
+    rule:
+        name:
+            f"features_{modality}"
+        localrule: True
+        input:
+            [
+                f"results/{modality}/08_features/{shard}/manifest.parquet"
+                for shard in SHARDS[modality]
+            ],

@@ -1,0 +1,46 @@
+rule train:
+    """Volumes, sentences, split and teacher tokens -> a checkpoint, its configuration, its curves."""
+    input:
+        split="results/{modality}/06_split/manifest.parquet",
+        teacher="results/{modality}/07_teacher/teacher.json",
+        resampled=per_shard("results/{modality}/04_resample/{shard}/manifest.parquet"),
+        sections=per_shard("results/{modality}/05_sections/{shard}/manifest.parquet"),
+        features=per_shard("results/{modality}/08_features/{shard}/manifest.parquet"),
+    output:
+        "results/{modality}/09_train/{arm}/fingerprint.json",
+    log:
+        "logs/{modality}/09_train/{arm}.log",
+    benchmark:
+        "logs/{modality}/09_train/{arm}.benchmark.tsv"
+    threads: lambda wildcards: section("train", wildcards.modality).threads
+    params:
+        config=slice_json("train"),
+        code=code("train"),
+        teacher=subpath(input.teacher, parent=True),
+        out=subpath(output[0], parent=True),
+        state="state/{modality}/09_train/{arm}",
+    shell:
+        "python -m glint train --arm {wildcards.arm} --resampled {input.resampled} "
+        "--sections {input.sections} --split {input.split} --teacher {params.teacher} "
+        "--features {input.features} --state {params.state} --out {params.out} "
+        "--config {params.config:q} > {log} 2>&1"
+
+
+for modality in MODALITIES:
+
+    rule:
+        name:
+            f"train_{modality}"
+        localrule: True
+        input:
+            f"results/{modality}/09_train/glint/fingerprint.json",
+
+    rule:
+        name:
+            f"train_arms_{modality}"
+        localrule: True
+        input:
+            [
+                f"results/{modality}/09_train/{arm}/fingerprint.json"
+                for arm in section("evaluate", modality).arms
+            ],

@@ -1,0 +1,67 @@
+def truth_marker(wildcards):
+    """The truth folder; for the demo, the file that names its findings."""
+    folder = section("evaluate", wildcards.modality).truth_dir
+    demo = f"restricted/{wildcards.modality}/00_demo"
+    return f"{folder}/findings.json" if folder.startswith(demo) else folder
+
+
+rule evaluate_truth:
+    """Masks drawn on the scans -> the model's grid, named by pseudonym. No stage below may read them."""
+    input:
+        truth=truth_marker,
+        split="results/{modality}/06_split/manifest.parquet",
+        resampled=per_shard("results/{modality}/04_resample/{shard}/manifest.parquet"),
+    output:
+        "results/{modality}/10_evaluate/truth/manifest.parquet",
+    log:
+        "logs/{modality}/10_evaluate/truth.log",
+    benchmark:
+        "logs/{modality}/10_evaluate/truth.benchmark.tsv"
+    params:
+        config=slice_json("evaluate"),
+        code=code("evaluate"),
+        key=CONFIG.deidentify.key_file,
+    shell:
+        "python -m glint evaluate truth --key-file {params.key} --resampled {input.resampled} "
+        "--split {input.split} --out {output} --config {params.config:q} > {log} 2>&1"
+
+
+rule evaluate_models:
+    """Checkpoints + test split + truth -> metrics with intervals, tables, figures, a report."""
+    input:
+        checkpoints=lambda wildcards: [
+            f"results/{wildcards.modality}/09_train/{arm}/fingerprint.json"
+            for arm in section("evaluate", wildcards.modality).arms
+        ],
+        truth="results/{modality}/10_evaluate/truth/manifest.parquet",
+        split="results/{modality}/06_split/manifest.parquet",
+        resampled=per_shard("results/{modality}/04_resample/{shard}/manifest.parquet"),
+        sections=per_shard("results/{modality}/05_sections/{shard}/manifest.parquet"),
+        features=per_shard("results/{modality}/08_features/{shard}/manifest.parquet"),
+    output:
+        "results/{modality}/10_evaluate/metrics.json",
+    log:
+        "logs/{modality}/10_evaluate/models.log",
+    benchmark:
+        "logs/{modality}/10_evaluate/models.benchmark.tsv"
+    threads: 2
+    params:
+        config=slice_json("evaluate"),
+        code=code("evaluate"),
+        checkpoints=lambda wildcards, input: [Path(path).parent for path in input.checkpoints],
+        out=subpath(output[0], parent=True),
+    shell:
+        "python -m glint evaluate models --checkpoints {params.checkpoints} "
+        "--resampled {input.resampled} --sections {input.sections} --split {input.split} "
+        "--features {input.features} --truth {input.truth} --out {params.out} "
+        "--config {params.config:q} > {log} 2>&1"
+
+
+for modality in MODALITIES:
+
+    rule:
+        name:
+            f"evaluate_{modality}"
+        localrule: True
+        input:
+            f"results/{modality}/10_evaluate/metrics.json",

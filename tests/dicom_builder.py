@@ -64,7 +64,7 @@ def write_dataset(
     path.parent.mkdir(parents=True, exist_ok=True)
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = dataset.get("SOPClassUID", CTImageStorage)
-    meta.MediaStorageSOPInstanceUID = dataset.get("SOPInstanceUID", f"{ROOT}.0")
+    meta.MediaStorageSOPInstanceUID = dataset.get("SOPInstanceUID") or f"{ROOT}.0"
     meta.TransferSyntaxUID = transfer_syntax
     file_dataset = FileDataset(str(path), dataset, file_meta=meta, preamble=preamble)
     file_dataset.save_as(path, enforce_file_format=True)

@@ -61,10 +61,8 @@ def atomic_directory(path: Path | str) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        for folder, _, names in os.walk(temporary):
-            for name in names:
-                with (Path(folder) / name).open("rb") as handle:
-                    os.fsync(handle.fileno())
+        # One flush of the whole system instead of an fsync per file: thousands of small DICOM files took minutes.
+        os.sync()
         if final.exists():
             retired = final.parent / f".{final.name}.tmp.retired.{os.getpid()}"
             final.replace(retired)

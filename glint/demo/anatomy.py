@@ -15,6 +15,8 @@ Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 RIGHT, LEFT = -1, 1
+_WARP_MM = 20.0
+"""More than any two voxels of one plane can be bent apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +141,7 @@ def _warped(body: Body, z: Floats, y: Floats, x: Floats) -> tuple[Floats, Floats
     """Bend the coordinates smoothly, so that no two patients share a surface."""
 
     def wave(u: Floats, phase: float, length_mm: float) -> Floats:
-        return np.sin(u * np.float32(2 * np.pi / length_mm) + np.float32(phase))
+        return np.asarray(np.sin(u * np.float32(2 * np.pi / length_mm) + np.float32(phase)), np.float32)
 
     a, p = body.warp_mm, body.warp_phase
     x_w = x + a[0] * wave(y, p[0], 170) * wave(z, p[1], 190) + a[1] * wave(z, p[2], 260)
@@ -148,28 +150,39 @@ def _warped(body: Body, z: Floats, y: Floats, x: Floats) -> tuple[Floats, Floats
     return z_w.astype(np.float32), y_w.astype(np.float32), x_w.astype(np.float32)
 
 
-def _capsule(
-    z: Floats, y: Floats, x: Floats, start: tuple[float, float, float], end: tuple[float, float, float], radius: float
-) -> Mask:
-    """Voxels within radius of the segment start–end, points as (z, y, x) in mm."""
-    direction = np.subtract(end, start)
-    along = ((z - start[0]) * direction[0] + (y - start[1]) * direction[1] + (x - start[2]) * direction[2]) / float(
-        direction @ direction
-    )
+def _paint_tube(
+    volume: Floats,
+    coordinates: tuple[Floats, Floats, Floats],
+    start: tuple[float, float, float],
+    end: tuple[float, float, float],
+    radius_mm: float,
+    hu: float,
+    within: Mask | None = None,
+) -> None:
+    """Paint voxels within radius_mm of the segment start–end, points as (z, y, x) in mm of the warped coordinates."""
+    box = []
+    for axis, values in enumerate(coordinates):
+        low, high = sorted((start[axis], end[axis]))
+        along_axis = np.moveaxis(values, axis, 0)
+        line = along_axis[:, along_axis.shape[1] // 2, along_axis.shape[2] // 2]
+        inside = np.flatnonzero((line > low - radius_mm - _WARP_MM) & (line < high + radius_mm + _WARP_MM))
+        box.append(slice(inside[0], inside[-1] + 1) if inside.size else slice(0, 0))
+    place = (box[0], box[1], box[2])
+    offsets = [values[place] - np.float32(origin) for values, origin in zip(coordinates, start, strict=True)]
+    direction = np.subtract(end, start).astype(np.float32)
+    along = sum(offset * step for offset, step in zip(offsets, direction, strict=True)) / (direction @ direction)
     along = np.clip(along, 0, 1)
-    squared = (
-        (z - start[0] - along * direction[0]) ** 2
-        + (y - start[1] - along * direction[1]) ** 2
-        + (x - start[2] - along * direction[2]) ** 2
-    )
-    return np.asarray(squared < radius * radius)
+    squared = sum((offset - along * step) ** 2 for offset, step in zip(offsets, direction, strict=True))
+    tube = squared < radius_mm**2
+    volume[place][tube if within is None else tube & within[place]] = hu
 
 
 def _ellipsoid(
     z: Floats, y: Floats, x: Floats, centre: tuple[float, float, float], radii: tuple[float, float, float]
 ) -> Floats:
     """Squared normalised radius: below 1 is inside."""
-    return ((z - centre[0]) / radii[0]) ** 2 + ((y - centre[1]) / radii[1]) ** 2 + ((x - centre[2]) / radii[2]) ** 2
+    squared = ((z - centre[0]) / radii[0]) ** 2 + ((y - centre[1]) / radii[1]) ** 2 + ((x - centre[2]) / radii[2]) ** 2
+    return np.asarray(squared, np.float32)
 
 
 def _heart_radius(body: Body, visit: Visit, z: Floats, y: Floats, x: Floats) -> Floats:
@@ -183,11 +196,12 @@ def _heart_radius(body: Body, visit: Visit, z: Floats, y: Floats, x: Floats) -> 
     long_axis = (x - centre_x) * cos - (y - centre_y) * sin - 0.25 * (z - centre_z)
     short_axis = (x - centre_x) * sin + (y - centre_y) * cos
     size = body.heart_scale
-    return (
+    squared = (
         (long_axis / (55 * size * grown)) ** 2
         + (short_axis / (38 * size * (1 + 0.75 * (grown - 1)))) ** 2
         + ((z - centre_z) / (43 * size * (1 + 0.5 * (grown - 1)))) ** 2
     )
+    return np.asarray(squared, np.float32)
 
 
 def hernia_centre_mm(body: Body, visit: Visit) -> tuple[float, float, float]:
@@ -244,12 +258,13 @@ def _mediastinum(volume: Floats, body: Body, visit: Visit, middle: Mask, z: Floa
         ((arch - 34, -8, 26), (arch - 40, 6, -34), radius - 1),
         ((arch + 60, 6, 18), (arch, -2, 12), 5.0),
     )
+    where = (z, y, x)
     for start, end, tube_radius in tubes:
-        volume[_capsule(z, y, x, start, end, tube_radius)] = visit.blood_hu
-    volume[_capsule(z, y, x, (130, 30, 2), (-130, depth - 38, 3), 7.0) & middle] = 38
+        _paint_tube(volume, where, start, end, tube_radius, visit.blood_hu)
+    _paint_tube(volume, where, (130, 30, 2), (-130, depth - 38, 3), 7.0, 38, middle)
     for end_x in (-30.0, 30.0):
-        volume[_capsule(z, y, x, (arch - 20, 10, 0), (arch - 46, 12, end_x), 6.5)] = -960
-    volume[_capsule(z, y, x, (130, 6, 0), (arch - 20, 10, 0), 8.0)] = -970
+        _paint_tube(volume, where, (arch - 20, 10, 0), (arch - 46, 12, end_x), 6.5, -960)
+    _paint_tube(volume, where, (130, 6, 0), (arch - 20, 10, 0), 8.0, -970)
 
 
 def _lobes(body: Body, z_N: Floats, y_N: Floats) -> NDArray[np.int8]:
@@ -260,9 +275,7 @@ def _lobes(body: Body, z_N: Floats, y_N: Floats) -> NDArray[np.int8]:
     return np.where(lower, 2, np.where(middle, 1, 0)).astype(np.int8)
 
 
-def paint(
-    body: Body, visit: Visit, shape_zyx: tuple[int, int, int], spacing_mm: tuple[float, float, float]
-) -> Chest:
+def paint(body: Body, visit: Visit, shape_zyx: tuple[int, int, int], spacing_mm: tuple[float, float, float]) -> Chest:
     """Paint the chest of one visit on a grid. HU, sharp edges, no noise; lungs are painted plain."""
     zf, yf, xf = grid_coordinates_mm(shape_zyx, spacing_mm)
     z, y, x = _warped(body, zf, yf, xf)
@@ -271,9 +284,10 @@ def paint(
     scale = np.sqrt(np.maximum(1 - taper, 0.10))
     wall_radius = ((np.abs(x) / width) ** power + (np.abs(y) / depth) ** power) ** np.float32(1 / power)
     cavity_radius = wall_radius / scale
-    wall_mm = (cavity_radius - 1) * 0.5 * (width + depth) * scale
+    wall_mm = np.asarray((cavity_radius - 1) * 0.5 * (width + depth) * scale, np.float32)
     shoulder = 1 - 0.10 * taper
-    skin = ((np.abs(x) / (width + 16 + body.fat_mm)) ** 2.3 + (np.abs(y) / (depth + 15 + body.fat_mm)) ** 2.3) / shoulder
+    outer_x, outer_y = width + 16 + body.fat_mm, depth + 15 + body.fat_mm
+    skin = ((np.abs(x) / outer_x) ** 2.3 + (np.abs(y) / outer_y) ** 2.3) / shoulder
     flesh = ((np.abs(x) / (width + 15)) ** 2.3 + (np.abs(y) / (depth + 14)) ** 2.3) / shoulder
     volume = np.full(shape_zyx, -1000, np.float32)
     body_mask = skin < 1

@@ -24,7 +24,9 @@ FINDINGS = (
 """Truth bit k of a voxel says FINDINGS[k]."""
 
 _BLOCK = 40
+_ALONE = {"mass": 1.4, "hiatal_hernia": 1.1, "pneumothorax": 0.9, "ground_glass_opacity": 0.9}
 _ELSE = 0.7
+"""Weight of a companion with no tie to what is there; _ALONE where rarer findings would lack positives."""
 _COMPANY: dict[str, dict[str, float]] = {
     "nodule": {"emphysema": 2.5, "mass": 1.5},
     "mass": {"nodule": 2.5, "emphysema": 2.0, "pleural_effusion": 1.5, "atelectasis": 1.5},
@@ -93,4 +95,4 @@ def _affinity(chosen: list[str], name: str) -> float:
     """How readily `name` joins the findings chosen so far."""
     if name in chosen:
         return 0.0
-    return max(_COMPANY[present].get(name, _ELSE) for present in chosen)
+    return max(_COMPANY[present].get(name, _ALONE.get(name, _ELSE)) for present in chosen)

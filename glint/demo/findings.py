@@ -63,11 +63,12 @@ def waves(rng: np.random.Generator, lungs: Lungs, length_mm: float, count: int =
 
 def _distance(lungs: Lungs, centre: int, stretch: tuple[float, float, float]) -> Floats:
     """Distance in mm from voxel `centre`, axes (z, y, x) divided by stretch."""
-    return np.sqrt(
+    squared = (
         ((lungs.z_N - lungs.z_N[centre]) / stretch[0]) ** 2
         + ((lungs.y_N - lungs.y_N[centre]) / stretch[1]) ** 2
         + ((lungs.x_N - lungs.x_N[centre]) / stretch[2]) ** 2
     )
+    return np.asarray(np.sqrt(squared), np.float32)
 
 
 def _best_centre(canvas: Canvas, rng: np.random.Generator, allowed_N: Mask, radius_mm: float) -> int:
@@ -77,11 +78,12 @@ def _best_centre(canvas: Canvas, rng: np.random.Generator, allowed_N: Mask, radi
     candidates = rng.choice(room if room.size else np.arange(lungs.x_N.size), 14)
     half = np.flatnonzero((lungs.side_N == lungs.side_N[candidates[0]]) & ~canvas.claimed_N)[::3]
     z, y, x = lungs.z_N[half], lungs.y_N[half], lungs.x_N[half]
-    counts = [
-        int(np.count_nonzero((z - lungs.z_N[c]) ** 2 + (y - lungs.y_N[c]) ** 2 + (x - lungs.x_N[c]) ** 2 < radius_mm**2))
-        for c in candidates
-    ]
-    return int(candidates[int(np.argmax(counts))])
+
+    def around(c: int) -> int:
+        squared = (z - lungs.z_N[c]) ** 2 + (y - lungs.y_N[c]) ** 2 + (x - lungs.x_N[c]) ** 2
+        return int(np.count_nonzero(squared < radius_mm**2))
+
+    return max((int(candidate) for candidate in candidates), key=around)
 
 
 def _blob(
@@ -190,12 +192,11 @@ def paint_emphysema(canvas: Canvas, rng: np.random.Generator, side: int) -> list
     share = rng.uniform(0.40, 0.62)
     height = np.quantile(lungs.z_N[mine], share if lower else 1 - share)
     zone = mine & ((lungs.z_N < height) if lower else (lungs.z_N > height))
-    holes = waves(rng, lungs, 21.0, 6) + 0.5 * waves(rng, lungs, 13.0, 5) > 0.05
-    thin = canvas.hu_N - 55
-    vessel = canvas.hu_N > -700
-    hu = np.where(holes, -985, np.where(vessel, canvas.hu_N, thin)).astype(np.float32)
+    holes = waves(rng, lungs, 21.0, 6) + 0.5 * waves(rng, lungs, 13.0, 5) > -0.1
+    hu = np.where(holes, -985, canvas.hu_N - 85).astype(np.float32)
     taken = canvas.claim(zone, hu)
-    return [Spot(mask_N=taken, side=side, region="lower" if lower else "upper", size_mm=float(np.ptp(lungs.z_N[taken])))]
+    region = "lower" if lower else "upper"
+    return [Spot(mask_N=taken, side=side, region=region, size_mm=float(np.ptp(lungs.z_N[taken])))]
 
 
 def _band(canvas: Canvas, rng: np.random.Generator, mine: Mask, thickness_mm: float) -> Mask:
@@ -206,7 +207,7 @@ def _band(canvas: Canvas, rng: np.random.Generator, mine: Mask, thickness_mm: fl
     low = mine & (height < thickness_mm)
     across = np.abs(lungs.x_N - np.median(lungs.x_N[low]) - rng.uniform(-8, 8)) < rng.uniform(34, 46)
     along = np.abs(lungs.y_N - np.median(lungs.y_N[low])) < rng.uniform(38, 46)
-    return low & (height > 0) & across & along
+    return np.asarray(low & (height > 0) & across & along)
 
 
 def _wedge(canvas: Canvas, rng: np.random.Generator, mine: Mask) -> Mask:
@@ -216,7 +217,7 @@ def _wedge(canvas: Canvas, rng: np.random.Generator, mine: Mask) -> Mask:
     widening = np.clip((tip - lungs.z_N) / 90, 0, 1)
     inner = np.abs(lungs.x_N) - np.quantile(np.abs(lungs.x_N[mine]), 0.03)
     back = np.quantile(lungs.y_N[mine & (lungs.z_N < tip)], 0.45)
-    return mine & (inner < 18 + 34 * widening) & (lungs.z_N < tip) & (lungs.y_N > back - 14 * widening)
+    return np.asarray(mine & (inner < 18 + 34 * widening) & (lungs.z_N < tip) & (lungs.y_N > back - 14 * widening))
 
 
 def paint_atelectasis(canvas: Canvas, rng: np.random.Generator, side: int) -> list[Spot]:

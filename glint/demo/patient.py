@@ -23,6 +23,7 @@ class SyntheticStudy:
 
     number: int
     patient_number: int
+    contrast: bool
     scan: Scan
     volume_hu_ZYX: Floats
     body_ZYX: Mask
@@ -60,6 +61,7 @@ def synthesise(seed: int, number: int, config: DemoConfig) -> SyntheticStudy:
     return SyntheticStudy(
         number=number,
         patient_number=patient,
+        contrast=visit.blood_hu > 100,
         scan=scan,
         volume_hu_ZYX=acquire(rng, chest.volume_hu_ZYX, scan),
         body_ZYX=chest.body_ZYX,
@@ -69,16 +71,16 @@ def synthesise(seed: int, number: int, config: DemoConfig) -> SyntheticStudy:
     )
 
 
-def _ill(
-    rng: np.random.Generator, visit: Visit, chosen: tuple[str, ...], sides: dict[str, tuple[int, ...]]
-) -> Visit:
+def _ill(rng: np.random.Generator, visit: Visit, chosen: tuple[str, ...], sides: dict[str, tuple[int, ...]]) -> Visit:
     """What findings change in the anatomy itself: heart size, raised diaphragm, herniated stomach."""
     enlargement, radii = rng.uniform(1.35, 1.5), rng.uniform(24, 33, 3)
     air, lift = rng.uniform(0.2, 0.55), rng.uniform(14, 22)
     if "cardiomegaly" in chosen:
         visit = replace(visit, heart_enlargement=enlargement)
     if "hiatal_hernia" in chosen:
-        visit = replace(visit, hernia_radii_mm=(radii[0], radii[1], radii[2]), hernia_air_fraction=air)
+        visit = replace(
+            visit, hernia_radii_mm=(float(radii[0]), float(radii[1]), float(radii[2])), hernia_air_fraction=air
+        )
     collapsed = sides.get("atelectasis", ())
     lifts = tuple(lift if side in collapsed else 0.0 for side in (RIGHT, -RIGHT))
     return replace(visit, dome_lift_mm=(lifts[0], lifts[1]))

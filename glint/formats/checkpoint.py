@@ -34,7 +34,10 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, *, more: Mapping[str,
     from safetensors.torch import save_file
 
     with atomic_directory(folder) as temporary:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}, temporary / WEIGHTS)
+        save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()},
+            temporary / WEIGHTS,
+        )
         write_json(temporary / CONFIG, dict(checkpoint.config))
         write_json(temporary / FINGERPRINT, dict(checkpoint.fingerprint))
         write_json(temporary / TEXT, dict(checkpoint.text_encoder))
@@ -53,12 +56,18 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
     for name in (WEIGHTS, CONFIG, FINGERPRINT, TEXT):
         if not (folder / name).is_file():
-            raise InputError(f"{folder / name}: no such file; a GLINT checkpoint is the folder that `glint train` writes")
+            raise InputError(
+                f"{folder / name}: no such file; a GLINT checkpoint is the folder that `glint train` writes"
+            )
     try:
         tensors = load_file(folder / WEIGHTS)
-        config, fingerprint, text = (json.loads((folder / name).read_text("utf-8")) for name in (CONFIG, FINGERPRINT, TEXT))
+        config, fingerprint, text = (
+            json.loads((folder / name).read_text("utf-8")) for name in (CONFIG, FINGERPRINT, TEXT)
+        )
     except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{folder}: damaged checkpoint ({' '.join(str(error).split())[:200]}); train it again") from error
+        raise InputError(
+            f"{folder}: damaged checkpoint ({' '.join(str(error).split())[:200]}); train it again"
+        ) from error
     return Checkpoint(tensors=tensors, config=config, fingerprint=fingerprint, text_encoder=text)
 
 

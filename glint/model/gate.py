@@ -39,9 +39,7 @@ def at_least_float32(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
-def gate_logits(
-    queries: TextQueries, tokens: PatchTokens, *, scale: Tensor, bias: Tensor, rho: float
-) -> Tensor:
+def gate_logits(queries: TextQueries, tokens: PatchTokens, *, scale: Tensor, bias: Tensor, rho: float) -> Tensor:
     """z_tp = alpha [(1 - rho) <q_t, k_p> + rho <t_t, v_p>] + b, in float32. Returns (T, B, P).
 
     rho 0 is a separate gate space, 1 a shared one. Source: METHOD equation for z.

@@ -68,7 +68,7 @@ class Glint(nn.Module):
     def encode_volume(self, volume_BCZYX: Tensor, *, layers: Iterable[int] = ()) -> PatchTokens:
         """Patches of B window-channel volumes (values in [0, 1]); `layers` asks for encoder block outputs.
 
-            v_p = n(W_v LN x_p),   k_p = n(W_k LN x_p)
+        v_p = n(W_v LN x_p),   k_p = n(W_k LN x_p)
         """
         encoded = self.student(volume_BCZYX, layers=layers)
         value_BPD = self.to_value(self.value_norm(encoded.patch_tokens_BND))
@@ -84,9 +84,7 @@ class Glint(nn.Module):
         """
         weight_BP = patch_weight_BP.to(tokens.value_BPD.dtype)
         if self.arm == "global_pooling":
-            return global_alignment(
-                queries, tokens, weight_BP, scale=self.sigmoid_scale, bias=self.sigmoid_bias
-            )
+            return global_alignment(queries, tokens, weight_BP, scale=self.sigmoid_scale, bias=self.sigmoid_bias)
         logits_TBP = self.gate(queries, tokens)
         return pool_evidence(
             logits_TBP, queries, tokens, weight_BP, self.null_D, null_weight=self.config.model.null_weight

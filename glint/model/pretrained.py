@@ -49,7 +49,9 @@ def load_glint(folder: Path | str, *, sentence_encoder: SentenceEncoder | None =
         if arm not in ARMS:
             raise ValueError(f"unknown arm {arm!r}")
         student = Student(encoder_config, adapter_blocks=config.model.adapter_blocks)
-        model = Glint(config, arm=arm, student=student, sentence_encoder=sentence_encoder or load_sentence_encoder(text))
+        model = Glint(
+            config, arm=arm, student=student, sentence_encoder=sentence_encoder or load_sentence_encoder(text)
+        )
         model.load_state_dict(dict(checkpoint.tensors), strict=True)
     except (ValidationError, KeyError, ValueError, RuntimeError) as error:
         raise InputError(

@@ -13,9 +13,7 @@ class Student(nn.Module):
     def __init__(self, config: EncoderConfig, *, adapter_blocks: int = 0) -> None:
         super().__init__()
         self.encoder = VisionTransformer3D(config)
-        self.adapter = nn.ModuleList(
-            Block(config.width, config.heads, config.mlp_ratio) for _ in range(adapter_blocks)
-        )
+        self.adapter = nn.ModuleList(Block(config.width, config.heads, config.mlp_ratio) for _ in range(adapter_blocks))
         self.adapter_norm = nn.LayerNorm(config.width, eps=LAYER_NORM_EPSILON) if adapter_blocks else nn.Identity()
         for block in self.adapter:
             assert isinstance(block, Block)

@@ -42,6 +42,7 @@ class EncoderConfig(BaseModel):
     mlp_ratio: float = Field(default=4.0, gt=0, description="hidden width of the MLP / D")
     positions: Literal["rope", "sincos", "both"] = Field(default="both", description="rotary, absolute or both")
     position_base: float = Field(default=100.0, gt=1, description="longest wavelength / 2 pi, in patches")
+    stem: tuple[int, ...] = Field(default=(), description="channels after each halving inside a patch; () is one linear map")
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> EncoderConfig:
@@ -49,6 +50,8 @@ class EncoderConfig(BaseModel):
             raise ValueError(f"volume_zyx {self.volume_zyx} is not a multiple of patch_zyx {self.patch_zyx}")
         if self.width % self.heads or (self.width // self.heads) % 2 or self.width // self.heads < 6:
             raise ValueError(f"width {self.width} / heads {self.heads} must be even and at least 6")
+        if any(edge % 2 ** len(self.stem) for edge in self.patch_zyx):
+            raise ValueError(f"stem {self.stem} halves patch_zyx {self.patch_zyx} more often than it can be halved")
         return self
 
     @property
@@ -114,7 +117,7 @@ def sincos_embedding(coordinates_N3: Tensor, width: int, base: float) -> Tensor:
 
 
 def patchify(volume_BCZYX: Tensor, patch_zyx: tuple[int, int, int]) -> Tensor:
-    """(B, N, C * pz * py * px) voxels of every patch, channel first, in the order of a Conv3d kernel."""
+    """(B, N, C * pz * py * px) voxels of every patch, channel first, in the order of a Conv3d kernel's weight."""
     batch, channels, *sizes = volume_BCZYX.shape
     (pz, py, px), (gz, gy, gx) = patch_zyx, [size // patch for size, patch in zip(sizes, patch_zyx, strict=True)]
     blocks = volume_BCZYX.reshape(batch, channels, gz, pz, gy, py, gx, px)
@@ -124,6 +127,45 @@ def patchify(volume_BCZYX: Tensor, patch_zyx: tuple[int, int, int]) -> Tensor:
 def select_tokens(tokens_BND: Tensor, keep_BK: Tensor) -> Tensor:
     """(B, K, D): row b takes its tokens keep_BK[b]."""
     return tokens_BND.gather(1, keep_BK[..., None].expand(-1, -1, tokens_BND.shape[-1]))
+
+
+def halve(blocks_MZYXC: Tensor) -> Tensor:
+    """(M, Z/2, Y/2, X/2, 8 C): the channels of every 2 × 2 × 2 voxels side by side."""
+    count, z, y, x, channels = blocks_MZYXC.shape
+    split = blocks_MZYXC.reshape(count, z // 2, 2, y // 2, 2, x // 2, 2, channels)
+    return split.permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(count, z // 2, y // 2, x // 2, 8 * channels)
+
+
+class PatchEmbedding(nn.Module):
+    """Flat patches (B, K, C · pz · py · px) of `patchify` → tokens (B, K, D).
+
+    Without a stem this is the usual Conv3d with stride = kernel = patch. A stem puts strided 2 × 2 × 2 convolutions with
+    GELU before it, all inside the patch: what a lesion smaller than a patch looks like is no linear function of voxels
+    (its share of a density range, its edge), and a dropped patch still costs nothing.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.shape = (config.channels, *config.patch_zyx)
+        widths = (config.channels, *config.stem)
+        self.stem = nn.ModuleList(nn.Linear(8 * before, after) for before, after in zip(widths, config.stem, strict=False))
+        voxels = math.prod(config.patch_zyx) // 8 ** len(config.stem)
+        self.project = nn.Linear(widths[-1] * voxels, config.width)
+
+    def forward(self, voxels_BKV: Tensor) -> Tensor:
+        if not self.stem:
+            return self.project(voxels_BKV)  # type: ignore[no-any-return]
+        blocks = voxels_BKV.reshape(-1, *self.shape).permute(0, 2, 3, 4, 1)
+        for linear in self.stem:
+            blocks = F.gelu(linear(halve(blocks)))
+        return self.project(blocks.reshape(*voxels_BKV.shape[:2], -1))  # type: ignore[no-any-return]
+
+    def initialise(self) -> None:
+        """Kaiming weights and spread biases, so that the stem's units fire at different densities from the start."""
+        for linear in self.stem:
+            assert isinstance(linear, nn.Linear)
+            nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
+            nn.init.uniform_(linear.bias, -0.5, 0.5)
 
 
 class Attention(nn.Module):
@@ -168,7 +210,7 @@ class Block(nn.Module):
 def initialise(module: nn.Module, blocks: Iterable[Block]) -> None:
     """Truncated normal 0.02 for every weight; the outputs of block l are scaled by 1 / sqrt(2 (l + 1))."""
     for part in module.modules():
-        if isinstance(part, nn.Linear | nn.Conv3d):
+        if isinstance(part, nn.Linear):
             nn.init.trunc_normal_(part.weight, std=0.02)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
@@ -206,9 +248,7 @@ class VisionTransformer3D(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.patch_embedding = nn.Conv3d(
-            config.channels, config.width, kernel_size=config.patch_zyx, stride=config.patch_zyx
-        )
+        self.patch_embedding = PatchEmbedding(config)
         self.blocks = nn.ModuleList(Block(config.width, config.heads, config.mlp_ratio) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width, eps=LAYER_NORM_EPSILON)
         self.rotary = (
@@ -221,6 +261,7 @@ class VisionTransformer3D(nn.Module):
             "absolute", torch.zeros_like(absolute) if config.positions == "rope" else absolute, persistent=False
         )
         initialise(self, (block for block in self.blocks if isinstance(block, Block)))
+        self.patch_embedding.initialise()
 
     @property
     def grid(self) -> tuple[int, int, int]:
@@ -236,7 +277,7 @@ class VisionTransformer3D(nn.Module):
         return self.config.depth
 
     def embed(self, volume_BCZYX: Tensor, keep_BK: Tensor | None = None) -> Tensor:
-        """Patch embedding plus absolute positions, (B, N, D) or (B, K, D). Equals the strided Conv3d.
+        """Patch embedding plus absolute positions, (B, N, D) or (B, K, D).
 
         Raises InputError when the volume has another shape than the encoder was built for.
         """
@@ -251,7 +292,7 @@ class VisionTransformer3D(nn.Module):
         if keep_BK is not None:
             voxels = select_tokens(voxels, keep_BK)
             absolute = self.absolute.to(voxels.dtype)[keep_BK]
-        return F.linear(voxels, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias) + absolute
+        return self.patch_embedding(voxels) + absolute  # type: ignore[no-any-return]
 
     def forward(
         self,

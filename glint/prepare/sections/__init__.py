@@ -1,1 +1,1 @@
-"""Sections of GLINT."""
+"""Stage 05: reports become sections, sentences and findings, by lexicon and rules alone."""

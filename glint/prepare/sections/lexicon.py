@@ -1,15 +1,29 @@
-"""The report lexicon: headers, findings, negation and place words, read from the data files beside this module."""
+"""The report lexicon: headers, findings, negation and place words, read once from the data files beside this module."""
 
 from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 _DATA = Path(__file__).parent / "data"
+Pattern = re.Pattern[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FindingWords:
+    """How one finding is named; patterns expect lower-case, spelling-corrected text."""
+
+    name: str
+    midline: bool
+    patterns: Pattern
+    generic: Pattern | None
+    absent: Pattern | None
+    exclude: Pattern | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,23 +32,123 @@ class Lexicon:
 
     version: str
     findings: tuple[str, ...]
+    words: tuple[FindingWords, ...]
     finding_parents: dict[str, str]
     regions: tuple[str, ...]
     region_parents: dict[str, str]
-    comparison: re.Pattern[str]
+    region_words: Pattern
+    side_words: Pattern
+    place_words: Pattern
+    comparison: Pattern
+    before: Pattern
+    after: Pattern
+    not_negation: Pattern
+    not_denying: Pattern
+    hypothetical: Pattern
+    boundary: Pattern
+    typo_words: frozenset[str]
+    typo_keep: frozenset[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Headers:
+    """Header wording (lower case, single spaces) → canonical section, and which sections may start in mid-line."""
+
+    version: str
+    canonical: dict[str, str]
+    run_in: frozenset[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """Abbreviations that never end a sentence, those that may, and common English words; lower case, no full stop."""
+
+    version: str
+    joining: frozenset[str]
+    units: frozenset[str]
+    english: frozenset[str]
+
+
+def _words(alternatives: Iterable[str]) -> Pattern:
+    return re.compile(rf"(?<!\w)(?:{'|'.join(alternatives)})(?!\w)")
+
+
+def _named(groups: dict[str, list[str]]) -> Pattern:
+    """One pattern whose group names say which list matched; earlier lists win at the same place."""
+    body = "|".join(f"(?P<{name}>{'|'.join(alternatives)})" for name, alternatives in groups.items())
+    return re.compile(rf"(?:(?<!\w)|(?=\W))(?:{body})(?!\w)")
+
+
+def _finding(name: str, entry: dict[str, Any]) -> FindingWords:
+    return FindingWords(
+        name=name,
+        midline=entry.get("midline", False),
+        patterns=_words(entry["patterns"]),
+        generic=_words(entry["generic"]) if "generic" in entry else None,
+        absent=_words(entry["absent"]) if "absent" in entry else None,
+        exclude=_words([entry["exclude"]]) if "exclude" in entry else None,
+    )
+
+
+def _literals(findings: dict[str, dict[str, Any]]) -> frozenset[str]:
+    """Words spelled out in the finding patterns: they are right as they stand."""
+    patterns = [
+        p for entry in findings.values() for key in ("patterns", "generic", "absent") for p in entry.get(key, ())
+    ]
+    return frozenset(word for pattern in patterns for word in re.findall(r"(?<![\\\w])[a-z]{6,}", pattern))
 
 
 @cache
 def load_lexicon() -> Lexicon:
-    """Read `data/findings.toml` once."""
+    """Read `data/findings.toml`."""
     data: dict[str, Any] = tomllib.loads((_DATA / "findings.toml").read_text("utf-8"))
     findings: dict[str, dict[str, Any]] = data["findings"]
     regions: dict[str, dict[str, Any]] = data["regions"]
+    sides: dict[str, Any] = data["laterality"]
     return Lexicon(
         version=data["version"],
         findings=tuple(findings),
+        words=tuple(_finding(name, entry) for name, entry in findings.items()),
         finding_parents={name: entry["parent"] for name, entry in findings.items() if "parent" in entry},
         regions=tuple(regions),
         region_parents={name: entry["within"] for name, entry in regions.items() if "within" in entry},
-        comparison=re.compile(rf"\b(?:{'|'.join(data['comparison']['phrases'])})\b", re.IGNORECASE),
+        region_words=_named({name: entry["words"] for name, entry in regions.items()}),
+        side_words=re.compile(
+            rf"(?<!\w)(?:(?P<bilateral>{'|'.join(sides['bilateral'])})|(?:(?P<left>{'|'.join(sides['left'])})"
+            rf"|(?P<right>{'|'.join(sides['right'])}))(?!\s+(?:{sides['other_organs']})\b))(?!\w)"
+        ),
+        place_words=re.compile(rf"(?:[\s-]|(?<!\w)(?:{sides['place_words']})(?!\w))*"),
+        comparison=_words(data["comparison"]["phrases"]),
+        before=_named({key: data[section]["before"] for key, section in _EVENTS.items()}),
+        after=_named({key: data[section]["after"] for key, section in _EVENTS.items()}),
+        not_negation=_words(data["comparison"]["not_negation"]),
+        not_denying=re.compile(data["comparison"]["not_denying"]),
+        hypothetical=_words([data["comparison"]["hypothetical"]]),
+        boundary=re.compile("|".join(data["boundary"]["patterns"])),
+        typo_words=frozenset(data["typos"]["words"]),
+        typo_keep=frozenset(data["typos"]["keep"]) | _literals(findings),
     )
+
+
+_EVENTS = {"uncertain": "uncertainty", "absent": "negation", "present": "affirmation"}
+
+
+@cache
+def load_headers() -> Headers:
+    """Read `data/headers.toml`."""
+    data: dict[str, Any] = tomllib.loads((_DATA / "headers.toml").read_text("utf-8"))
+    canonical = {header: name for name, headers in data["headers"].items() for header in headers}
+    return Headers(version=data["version"], canonical=canonical, run_in=frozenset(data["run_in"]))
+
+
+@cache
+def load_words() -> Words:
+    """Read `data/words.toml`."""
+    data: dict[str, Any] = tomllib.loads((_DATA / "words.toml").read_text("utf-8"))
+    lists = {name: frozenset(data[name]) for name in ("joining", "units", "english")}
+    return Words(version=data["version"], **lists)
+
+
+def lexicon_version() -> str:
+    """Versions of the data files, for the digests of what is made with them."""
+    return f"headers {load_headers().version}, findings {load_lexicon().version}, words {load_words().version}"

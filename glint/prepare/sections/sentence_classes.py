@@ -1,9 +1,9 @@
 """Which sentences say the same: sentence identities and the pair relation that training learns from.
 
-A *query* is one report sentence with its findings; a *study* is everything its report states. `pair_relations` puts each
-(query, study) pair into one of four relations. A study that merely uses other words, or says more, is never a negative.
+A *query* is one report sentence with its findings; a *study* is everything its report states. `pair_relations` puts
+each (query, study) pair into one of four relations. A study that uses other words, or says more, is never a negative.
 
-Relation of one statement of the query, "f at place q", to a study (first matching row wins; an undecided place is null):
+Relation of one statement of the query, "f at place q", to a study (the first row that holds wins; q is null if unsaid):
 
 | query says  | study says                                                              | relation      |
 |-------------|-------------------------------------------------------------------------|---------------|
@@ -24,7 +24,7 @@ Relation of one statement of the query, "f at place q", to a study (first matchi
 |             | no f at a place that holds q                                            | HARD_NEGATIVE |
 |             | nothing of f                                                            | NEGATIVE      |
 
-A query of several statements: HARD_NEGATIVE if any statement is one, POSITIVE if all are, NEGATIVE if all are, else IGNORE.
+A query of several statements: HARD_NEGATIVE if any statement is, POSITIVE or NEGATIVE if all are, else IGNORE.
 A query without a finding is not usable: its row is IGNORE throughout.
 
 Findings nest (lexicon key `parent`): "consolidation" also states "lung opacity"; "no lung opacity" also states "no
@@ -42,7 +42,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -62,11 +62,13 @@ IntArray = npt.NDArray[np.int64]
 BitArray = npt.NDArray[np.uint64]
 BoolArray = npt.NDArray[np.bool_]
 
-_SIZE = re.compile(r"\b\d+(?:[.,]\d+)?(?:\s*(?:mm|cm)?\s*[x×*-]\s*\d+(?:[.,]\d+)?)*\s*(?:mm|cm|millimet(?:er|re)s?|centimet(?:er|re)s?)\b")
+_SIZE = re.compile(
+    r"\b\d+(?:[.,]\d+)?(?:\s*(?:mm|cm)?\s*[x×*-]\s*\d+(?:[.,]\d+)?)*\s*(?:mm|cm|millimet(?:er|re)s?|centimet(?:er|re)s?)\b"
+)
 
 
 def normalise_sentence(text: str) -> str:
-    """Text that decides a sentence's identity: lower case, no sizes, no comparison words, no enumerator, single spaces."""
+    """Text that decides a sentence's identity: lower case, without sizes, comparison words, enumerator, punctuation."""
     lexicon = load_lexicon()
     normal = _SIZE.sub(" ", text.lower())
     normal = lexicon.comparison.sub(" ", normal)
@@ -93,13 +95,13 @@ def _digest16(text: str) -> str:
 class StudyStatements:
     """What each study's report states, as bit sets of places; row b is one study.
 
-    `present_BF`, `absent_BF`, `uncertain_BF`: uint64, bit `16 * laterality + region` set where the report says so.
-    `class_ids`: uint64 sentence classes of study b at `class_ids[offsets[b]:offsets[b + 1]]`.
+    present, absent, uncertain: (B, F) uint64, bit `16 * laterality + region` set where the report says so.
+    class_ids: uint64 sentence classes of study b at `class_ids[offsets[b]:offsets[b + 1]]`.
     """
 
-    present_BF: BitArray
-    absent_BF: BitArray
-    uncertain_BF: BitArray
+    present: BitArray
+    absent: BitArray
+    uncertain: BitArray
     class_ids: BitArray
     offsets: IntArray
 
@@ -110,28 +112,30 @@ class StudyStatements:
         Raises InputError for a finding, polarity, laterality or region that the lexicon does not name.
         """
         row_of = {study_id: row for row, study_id in enumerate(study_ids)}
-        codes = _encode(findings.filter(pl.col("study_id").is_in(list(row_of))), row_of)
+        ours = pl.col("study_id").is_in(list(row_of))
+        codes = _encode(findings.filter(ours), row_of)
         stated = np.zeros((3, len(row_of), len(load_lexicon().findings)), np.uint64)
-        np.bitwise_or.at(stated, (codes.polarity, codes.study, codes.finding), np.uint64(1) << codes.place.astype(np.uint64))
-        present_BF, absent_BF, uncertain_BF = _nest(_join_sides(stated))
-        kept = sentences.filter(pl.col("study_id").is_in(list(row_of))).select("study_id", "sentence_class").unique(maintain_order=True)
+        bits = np.uint64(1) << codes.place.astype(np.uint64)
+        np.bitwise_or.at(stated, (codes.polarity, codes.study, codes.finding), bits)
+        present, absent, uncertain = _nest(_join_sides(stated))
+        kept = sentences.filter(ours).select("study_id", "sentence_class").unique(maintain_order=True)
         study = np.array([row_of[s] for s in kept["study_id"]], np.int64)
         order = np.argsort(study, kind="stable")
         class_ids = np.array([int(c, 16) for c in kept["sentence_class"]], np.uint64)[order]
         offsets = np.concatenate([[0], np.cumsum(np.bincount(study, minlength=len(row_of)))]).astype(np.int64)
-        return cls(present_BF=present_BF, absent_BF=absent_BF, uncertain_BF=uncertain_BF, class_ids=class_ids, offsets=offsets)
+        return cls(present=present, absent=absent, uncertain=uncertain, class_ids=class_ids, offsets=offsets)
 
     def __len__(self) -> int:
-        return len(self.present_BF)
+        return len(self.present)
 
     def take(self, rows: Sequence[int] | IntArray) -> StudyStatements:
         """The studies of a batch, in the order given."""
         index = np.asarray(rows, np.int64)
         picked, offsets = _ragged(self.offsets, index)
         return StudyStatements(
-            present_BF=self.present_BF[index],
-            absent_BF=self.absent_BF[index],
-            uncertain_BF=self.uncertain_BF[index],
+            present=self.present[index],
+            absent=self.absent[index],
+            uncertain=self.uncertain[index],
             class_ids=self.class_ids[picked],
             offsets=offsets,
         )
@@ -139,7 +143,7 @@ class StudyStatements:
 
 @dataclass(frozen=True, kw_only=True)
 class SentenceQueries:
-    """Sentences as queries, one row each; statements of row t lie at `offsets[t]:offsets[t + 1]` of the three code arrays.
+    """Sentences as queries, one row each; row t states `offsets[t]:offsets[t + 1]` of finding, polarity and place.
 
     `study` is the row in the `study_ids` the tables were gathered with; `usable` marks sentences that state a finding.
     """
@@ -159,9 +163,11 @@ class SentenceQueries:
         Raises InputError for a finding, polarity, laterality or region that the lexicon does not name.
         """
         row_of = {study_id: row for row, study_id in enumerate(study_ids)}
-        order = pl.DataFrame({"study_id": list(row_of), "row": range(len(row_of))}, schema={"study_id": pl.String, "row": pl.Int64})
+        ranks = {"study_id": list(row_of), "row": list(row_of.values())}
+        order = pl.DataFrame(ranks, schema={"study_id": pl.String, "row": pl.Int64})
         kept = sentences.join(order, on="study_id", how="inner").sort("row", "sentence_index").with_row_index("query")
-        stated = findings.join(kept.select("study_id", "sentence_index", "query"), on=["study_id", "sentence_index"], how="inner")
+        key = ["study_id", "sentence_index"]
+        stated = findings.join(kept.select(*key, "query"), on=key, how="inner", maintain_order="left")
         stated = stated.sort("query", maintain_order=True)
         codes = _encode(stated, row_of)
         counts = np.bincount(stated["query"].to_numpy().astype(np.int64), minlength=len(kept))
@@ -231,7 +237,7 @@ def _statement_relations(queries: SentenceQueries, studies: StudyStatements) -> 
     place = queries.place
     present, absent, uncertain = (
         np.ascontiguousarray(bits_BF.T[queries.finding])
-        for bits_BF in (studies.present_BF, studies.absent_BF, studies.uncertain_BF)
+        for bits_BF in (studies.present, studies.absent, studies.uncertain)
     )
     near = ~table.opposite[place][:, None]
     stated_near = ((present | uncertain) & near) != 0
@@ -295,7 +301,8 @@ def _place_tables() -> _Places:
     bit = np.uint64(1) << np.arange(size, dtype=np.uint64)
 
     def mask(matrix: BoolArray) -> BitArray:
-        return np.where(matrix, bit, np.uint64(0)).sum(axis=1, dtype=np.uint64)
+        masks: BitArray = np.where(matrix, bit, np.uint64(0)).sum(axis=1, dtype=np.uint64)
+        return masks
 
     return _Places(mask(implied), mask(covered), mask(refuted), mask(refuted.T), mask(opposite), ~bit[0])
 
@@ -333,25 +340,23 @@ class _Codes:
 
 def _encode(findings: pl.DataFrame, row_of: dict[str, int]) -> _Codes:
     lexicon = load_lexicon()
-    names = {name: code for code, name in enumerate(lexicon.findings)}
-    polarities = {name: code for code, name in enumerate(POLARITIES)}
-    sides = {name: code for code, name in enumerate(LATERALITIES)}
-    regions = {name: code for code, name in enumerate((None, *lexicon.regions))}
 
-    def column(name: str, codes: dict[str, int] | dict[str | None, int]) -> IntArray:
-        known: dict[str | None, int] = dict(codes)
+    def codes(*names: str | None) -> dict[str | None, int]:
+        return {name: code for code, name in enumerate(names)}
+
+    def column(name: str, known: Mapping[str | None, int]) -> IntArray:
         try:
             return np.array([known[value] for value in findings[name]], np.int64)
         except KeyError as error:
             raise InputError(
-                f"findings table: {name} {error.args[0]!r} is not in the lexicon; rerun `glint sections` on these reports"
+                f"findings table: {name} {error.args[0]!r} is not in the lexicon; run `glint sections` again"
             ) from None
 
     return _Codes(
-        study=column("study_id", row_of),
-        finding=column("finding", names),
-        polarity=column("polarity", polarities),
-        place=column("laterality", sides) * _SLOTS + column("region", regions),
+        study=column("study_id", codes(*row_of)),
+        finding=column("finding", codes(*lexicon.findings)),
+        polarity=column("polarity", codes(*POLARITIES)),
+        place=column("laterality", codes(*LATERALITIES)) * _SLOTS + column("region", codes(None, *lexicon.regions)),
     )
 
 

@@ -1,0 +1,27 @@
+"""Configuration of stage 02, the last one to see identifiers."""
+
+from pydantic import Field
+
+from glint.core.config.base import StageConfig
+
+
+class DeidentifyConfig(StageConfig):
+    """What is kept beyond the Basic Profile, and where the secret key lies."""
+
+    key_file: str | None = Field(
+        default=None,
+        description="path outside the repository; the key of all pseudonyms; $GLINT_DEID_KEY_FILE wins over it",
+    )
+    create_key_if_missing: bool = Field(
+        default=False, description="make a random key on first use; for the demo only, a lost key can't be remade"
+    )
+    retain_modified_dates: bool = Field(
+        default=True,
+        description="shift dates by whole weeks per patient and keep times (code 113107); off: remove or empty them",
+    )
+    retain_patient_characteristics: bool = Field(
+        default=True, description="keep age (90 and over as 090Y), sex, size and weight (code 113108); off: remove them"
+    )
+    day_first: bool = Field(
+        default=False, description="read 03/04/2021 in reports as 3 April; off: as March 4; others decide by themselves"
+    )

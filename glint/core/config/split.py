@@ -1,0 +1,20 @@
+"""Configuration of stage 06: how patients are divided."""
+
+from pydantic import Field, model_validator
+
+from glint.core.config.base import StageConfig
+
+
+class SplitConfig(StageConfig):
+    """Seed and shares; the shares must add up to one."""
+
+    seed: int = Field(default=0, ge=0, description="none; enters each hash, another seed is another division")
+    train: float = Field(default=0.7, gt=0, le=1, description="share of patients; most, learning lacks data first")
+    validation: float = Field(default=0.1, ge=0, lt=1, description="share of patients; enough to choose a checkpoint")
+    test: float = Field(default=0.2, ge=0, lt=1, description="share of patients; enough for an interval per finding")
+
+    @model_validator(mode="after")
+    def _whole(self) -> "SplitConfig":
+        if abs(self.train + self.validation + self.test - 1) > 1e-6:
+            raise ValueError(f"train + validation + test = {self.train + self.validation + self.test:g}, must be 1")
+        return self

@@ -1,0 +1,89 @@
+"""The studies of stage 10: image, masks and labels of each, read when needed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from glint.core.errors import InputError
+from glint.evaluation.truth import read_bits, read_truth
+from glint.formats.manifest import read_manifest, read_manifests
+from glint.formats.nifti import load_model_volume
+
+ValidBox = tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """One study with masks. `valid_box` is (z0, z1, y0, y1, x0, x1), half-open: where the scan is, not padding."""
+
+    study_id: str
+    patient_id: str
+    split: str
+    volume_path: Path
+    truth_path: Path
+    valid_box: ValidBox
+    findings: frozenset[str]
+
+    def volume(self) -> tuple[NDArray[np.int16], NDArray[np.float64]]:
+        """HU on the model's grid (Z, Y, X), and the affine."""
+        return load_model_volume(self.volume_path)
+
+    def bits(self) -> NDArray[np.uint16]:
+        """Masks as a bit field (Z, Y, X)."""
+        return read_bits(self.truth_path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cohort:
+    """Studies with masks by split, findings in the order of their bits, and how many studies have no masks."""
+
+    studies: dict[str, tuple[Study, ...]]
+    findings: tuple[str, ...]
+    without_truth: dict[str, int]
+
+
+def read_cohort(*, resampled: Sequence[Path], split: Path, truth: Path) -> Cohort:
+    """Join images, split and truth.
+
+    Raises:
+        InputError: a manifest is absent or of another schema.
+    """
+    masks, findings = read_truth(truth)
+    splits = read_manifest(split, "split").filter(pl.col("status") == "ok").select("study_id", "split")
+    images = read_manifests(list(resampled), "resample").filter(pl.col("status") == "ok").join(splits, on="study_id")
+    drawn = masks.select("study_id", "findings", truth_path="path")
+    studies: dict[str, list[Study]] = {"train": [], "validation": [], "test": []}
+    missing = dict.fromkeys(studies, 0)
+    for row in images.join(drawn, on="study_id", how="left").sort("study_id").to_dicts():
+        if row["truth_path"] is None:
+            missing[row["split"]] += 1
+            continue
+        studies[row["split"]].append(
+            Study(
+                study_id=row["study_id"],
+                patient_id=row["patient_id"],
+                split=row["split"],
+                volume_path=Path(row["folder"], row["path"]),
+                truth_path=truth.parent / row["truth_path"],
+                valid_box=tuple(row["valid_box"]),
+                findings=frozenset(row["findings"]),
+            )
+        )
+    return Cohort(studies={name: tuple(rows) for name, rows in studies.items()}, findings=findings, without_truth=missing)
+
+
+def positive_labels(studies: Sequence[Study], findings: Sequence[str]) -> NDArray[np.bool_]:
+    """(F, B) which study has which finding, by the masks on the scan's own grid."""
+    return np.array([[finding in study.findings for study in studies] for finding in findings], dtype=np.bool_).reshape(
+        len(findings), len(studies)
+    )
+
+
+def require_studies(studies: Sequence[Study], split: str) -> None:
+    """Raise InputError when there is nothing to measure."""
+    if not studies:
+        raise InputError(f"the {split} split has no study with masks: nothing to measure; check stages 06 and 10 truth")

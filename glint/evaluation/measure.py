@@ -1,0 +1,153 @@
+"""One pass over the studies of a split: every arm's maps against every mask, to the voxel of the model's grid."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glint.core.config.evaluate import EvaluateConfig
+from glint.core.progress import track
+from glint.evaluation.cohort import Study, ValidBox, positive_labels
+from glint.evaluation.maps import body_mask, upsample_logits
+from glint.evaluation.zero_shot import Answers
+from glint.metrics.grounding import pointing_score, random_pointing_score
+from glint.metrics.segmentation import dice_curve_scores, dice_score, everything_dice_score
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thresholds:
+    """Logit thresholds lowest + k * step, k = 0 … num - 1."""
+
+    lowest: float
+    step: float
+    num: int
+
+    def value(self, index: int) -> float:
+        """The threshold at `index`."""
+        return self.lowest + index * self.step
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmCases:
+    """What one arm reached on F findings and B studies; NaN where a study has no mask of the finding on the grid.
+
+    nonempty_FB: the mask at the fixed threshold holds a voxel. withdrawn_FB: the rule for absent findings empties it.
+    dice_FBK: Dice at every threshold of `thresholds`.
+    """
+
+    answers: Answers
+    pointing_FB: Floats
+    dice_FB: Floats
+    nonempty_FB: Bools
+    withdrawn_FB: Bools
+    dice_FBK: Floats
+    thresholds: Thresholds
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChanceCases:
+    """What chance reaches on the same studies: a random point of the body, the whole body as mask."""
+
+    pointing_FB: Floats
+    dice_FB: Floats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cases:
+    """Everything measured on one split."""
+
+    positive_FB: Bools
+    patient_B: tuple[str, ...]
+    arms: dict[str, ArmCases]
+    chance: ChanceCases
+
+
+def inside(box: ValidBox) -> tuple[slice, slice, slice]:
+    """Slices of the scan inside the padded grid."""
+    z0, z1, y0, y1, x0, x1 = box
+    return slice(z0, z1), slice(y0, y1), slice(x0, x1)
+
+
+def threshold_range(logits_FBP: NDArray[np.floating], num: int) -> Thresholds:
+    """Thresholds from a low quantile of the patch logits to just below the highest: no finding fills most of a chest."""
+    lowest, highest = float(np.quantile(logits_FBP, 0.2)), float(logits_FBP.max())
+    return Thresholds(lowest=lowest, step=max(highest - lowest, 1e-6) / num, num=num)
+
+
+def _blank(num_findings: int, num_studies: int) -> Floats:
+    return np.full((num_findings, num_studies), np.nan)
+
+
+def _empty_arm(answers: Answers, thresholds: Thresholds, config: EvaluateConfig) -> ArmCases:
+    shape = answers.score_FB.shape
+    return ArmCases(
+        answers=answers,
+        pointing_FB=_blank(*shape),
+        dice_FB=_blank(*shape),
+        nonempty_FB=np.zeros(shape, np.bool_),
+        # Source: METHOD, read-outs: no mask without a patch's worth of evidence, or where "no finding" fits better.
+        withdrawn_FB=(answers.mass_FB < config.empty_below_mass) | (answers.contrast_FB < 0),
+        dice_FBK=np.full((*shape, thresholds.num), np.nan),
+        thresholds=thresholds,
+    )
+
+
+def measure(
+    studies: Sequence[Study],
+    answers: Mapping[str, Answers],
+    thresholds: Mapping[str, Thresholds],
+    findings: Sequence[str],
+    config: EvaluateConfig,
+    *,
+    description: str = "measure",
+) -> Cases:
+    """Compare the maps of every arm with the masks of every study; column b of every answer is studies[b]."""
+    arms = {name: _empty_arm(given, thresholds[name], config) for name, given in answers.items()}
+    shape = len(findings), len(studies)
+    chance = ChanceCases(pointing_FB=_blank(*shape), dice_FB=_blank(*shape))
+    for column, study in enumerate(track(studies, description)):
+        volume, _ = study.volume()
+        scan = inside(study.valid_box)
+        bits = study.bits()[scan]
+        masks = {row: mask for row in range(len(findings)) if (mask := (bits >> row & 1).astype(np.bool_)).any()}
+        body = body_mask(volume, config.body_hu)[scan]
+        for row, mask in masks.items():
+            within = body | mask
+            chance.pointing_FB[row, column] = random_pointing_score(mask, within)
+            chance.dice_FB[row, column] = everything_dice_score(int(mask.sum()), int(within.sum()))
+        for arm in arms.values():
+            logits_FP = arm.answers.logits_FBP[:, column]
+            map_FZYX = upsample_logits(logits_FP, arm.answers.grid, volume.shape)[(slice(None), *scan)]
+            _measure_study(arm, column, map_FZYX, masks, config.mask_offset)
+    patients = tuple(study.patient_id for study in studies)
+    return Cases(positive_FB=positive_labels(studies, findings), patient_B=patients, arms=arms, chance=chance)
+
+
+def _measure_study(
+    arm: ArmCases, column: int, map_FZYX: NDArray[np.float32], masks: Mapping[int, Bools], offset: float
+) -> None:
+    """Fill one study's column of `arm`; sigma(z + c) > 0.5 is z > -c."""
+    arm.nonempty_FB[:, column] = map_FZYX.reshape(len(map_FZYX), -1).max(axis=1) > -offset
+    levels = arm.thresholds
+    for row, mask in masks.items():
+        heat = map_FZYX[row]
+        arm.pointing_FB[row, column] = pointing_score(heat, mask)
+        arm.dice_FB[row, column] = dice_score(heat > -offset, mask)
+        arm.dice_FBK[row, column] = dice_curve_scores(
+            heat, mask, lowest=levels.lowest, step=levels.step, num=levels.num
+        )
+
+
+def best_threshold(dice_FBK: Floats) -> int:
+    """Index of the one threshold with the highest mean over findings of the mean Dice over their positives."""
+    per_finding = [np.nanmean(dice_BK, axis=0) for dice_BK in dice_FBK if not np.isnan(dice_BK).all()]
+    return int(np.argmax(np.mean(per_finding, axis=0))) if per_finding else 0
+
+
+def oracle_thresholds(dice_FBK: Floats) -> tuple[int, ...]:
+    """Per finding the threshold that is best on these very studies: an upper bound, never a result."""
+    return tuple(0 if np.isnan(one).all() else int(np.argmax(np.nanmean(one, axis=0))) for one in dice_FBK)

@@ -1,0 +1,159 @@
+"""Two supervised yardsticks that may see masks: what single teacher tokens tell, and what the place alone tells.
+
+They say how hard the task is, and are never part of the model: nothing of them reaches a stage below.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glint.core.config.evaluate import ProbeConfig
+from glint.core.seeds import generator
+from glint.evaluation.zero_shot import Answers, Grid
+from glint.metrics.classification import auroc_score
+
+Floats = NDArray[np.float32]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """Logistic regressions on standardised tokens: logit = (token - mean) / deviation @ weight + bias.
+
+    `pooled_F`: how many of a study's highest patch logits make its score, per finding.
+    """
+
+    mean_D: Floats
+    deviation_D: Floats
+    weight_DF: Floats
+    bias_F: Floats
+    pooled_F: tuple[int, ...]
+
+    def patch_logits(self, tokens_BPD: NDArray[np.floating]) -> Floats:
+        """(F, B, P)."""
+        standard = (np.asarray(tokens_BPD, dtype=np.float32) - self.mean_D) / self.deviation_D
+        return np.ascontiguousarray((standard @ self.weight_DF + self.bias_F).transpose(2, 0, 1))
+
+    def answers(self, tokens_BPD: NDArray[np.floating], valid_BP: Bools, grid: Grid) -> Answers:
+        """Scores and maps in the form of a model's; contrast equals score, for a probe is asked no negative sentence."""
+        logits = self.patch_logits(tokens_BPD)
+        score = np.stack([pooled_scores(one, valid_BP, k) for one, k in zip(logits, self.pooled_F, strict=True)])
+        return Answers(score_FB=score, contrast_FB=score, logits_FBP=logits, mass_FB=gate_mass(logits, valid_BP), grid=grid)
+
+
+def gate_mass(logits_FBP: Floats, valid_BP: Bools) -> Floats:
+    """(F, B) expected number of positive patches."""
+    probability = 1 / (1 + np.exp(-np.clip(logits_FBP, -60, 60)))
+    return np.asarray((probability * valid_BP).sum(axis=-1), dtype=np.float32)
+
+
+def pooled_scores(logits_BP: Floats, valid_BP: Bools, num: int) -> Floats:
+    """(B,) mean of a study's `num` highest valid patch logits (of all, where it has fewer)."""
+    ranked = -np.sort(-np.where(valid_BP, logits_BP, -np.inf), axis=1)[:, :num]
+    known = np.isfinite(ranked)
+    return np.asarray(np.where(known, ranked, 0).sum(axis=1) / np.maximum(1, known.sum(axis=1)), dtype=np.float32)
+
+
+def draw_patches(target_NF: Bools, *, limit: int, seed: int) -> tuple[NDArray[np.intp], Floats]:
+    """Rows to fit on and their weights: all that hold a finding, and a draw of the others weighted up to their number.
+
+    Patches with findings beyond the limit are drawn too; the weights keep the prevalence, so that probabilities stay true.
+    """
+    rng = generator(seed, "probe")
+    rows: list[NDArray[np.intp]] = []
+    weights: list[Floats] = []
+    held = target_NF.any(axis=1)
+    left = limit
+    for group in (np.flatnonzero(held), np.flatnonzero(~held)):
+        taken = group if len(group) <= left else np.sort(rng.choice(group, max(1, left), replace=False))
+        rows.append(taken)
+        weights.append(np.full(len(taken), len(group) / max(1, len(taken)), np.float32))
+        left = max(0, left - len(taken))
+    return np.concatenate(rows), np.concatenate(weights)
+
+
+def fit_logistic(
+    standard_ND: Floats, target_NF: Bools, weight_N: Floats, *, ridge: float, iterations: int
+) -> tuple[Floats, Floats]:
+    """Weights (D, F) and biases (F,) that minimise, per finding, mean weighted log loss + ridge / 2 * |w|²; by L-BFGS."""
+    import torch
+    import torch.nn.functional as functional
+
+    tokens, target = torch.from_numpy(standard_ND), torch.from_numpy(target_NF.astype(np.float32))
+    share = torch.from_numpy(weight_N / weight_N.sum())[:, None]
+    prevalence = (share * target).sum(dim=0).clamp(1e-6, 1 - 1e-6)
+    weight = torch.zeros(tokens.shape[1], target.shape[1], requires_grad=True)
+    bias = torch.logit(prevalence).requires_grad_(True)
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=iterations, history_size=20, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        each = functional.binary_cross_entropy_with_logits(tokens @ weight + bias, target, reduction="none")
+        total = (share * each).sum() + ridge / 2 * weight.square().sum()
+        total.backward()  # type: ignore[no-untyped-call]
+        return total
+
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    return weight.detach().numpy(), bias.detach().numpy()
+
+
+def fit_probe(
+    tokens_BPD: NDArray[np.floating],
+    fraction_FBP: Floats,
+    valid_BP: Bools,
+    positive_FB: Bools,
+    config: ProbeConfig,
+    *,
+    seed: int,
+) -> Probe:
+    """Fit on the training studies.
+
+    Args:
+        tokens_BPD: Frozen teacher tokens.
+        fraction_FBP: Share of every patch that each mask fills.
+        valid_BP: Patches that hold scan.
+        positive_FB: Labels of the studies, by which the pooling is chosen.
+    """
+    flat = valid_BP.ravel()
+    target = (fraction_FBP >= config.positive_fraction).reshape(len(fraction_FBP), -1).T[flat]
+    rows, weight = draw_patches(target, limit=config.max_patches, seed=seed)
+    chosen = np.flatnonzero(flat)[rows]
+    drawn = np.asarray(tokens_BPD.reshape(-1, tokens_BPD.shape[-1])[chosen], dtype=np.float32)
+    mean, deviation = drawn.mean(axis=0), drawn.std(axis=0) + 1e-6
+    weight_DF, bias_F = fit_logistic(
+        (drawn - mean) / deviation, target[rows], weight, ridge=config.ridge, iterations=config.iterations
+    )
+    fitted = Probe(
+        mean_D=mean, deviation_D=deviation, weight_DF=weight_DF, bias_F=bias_F, pooled_F=(1,) * len(positive_FB)
+    )
+    pooled = choose_pooling(fitted.patch_logits(tokens_BPD), valid_BP, positive_FB, config.pooled_patches)
+    return Probe(mean_D=mean, deviation_D=deviation, weight_DF=weight_DF, bias_F=bias_F, pooled_F=pooled)
+
+
+def choose_pooling(
+    logits_FBP: Floats, valid_BP: Bools, positive_FB: Bools, choices: Sequence[int]
+) -> tuple[int, ...]:
+    """Per finding the number of patches whose mean ranks the studies best; the first where none is defined."""
+
+    def quality(finding: int, num: int) -> float:
+        return float(np.nan_to_num(auroc_score(pooled_scores(logits_FBP[finding], valid_BP, num), positive_FB[finding])))
+
+    return tuple(max(choices, key=lambda num: quality(finding, num)) for finding in range(len(positive_FB)))
+
+
+def location_answers(fraction_FBP: Floats, valid_BP: Bools, grid: Grid) -> Answers:
+    """A prior that never looks at the image: where training masks lie, the same map for every study.
+
+    Args:
+        fraction_FBP: Of the training studies.
+        valid_BP: Of the studies to answer for.
+    """
+    share = np.clip(fraction_FBP.mean(axis=1), 1e-6, 1 - 1e-6)
+    logits = np.log(share / (1 - share)).astype(np.float32)
+    logits_FBP = np.repeat(logits[:, None], len(valid_BP), axis=1)
+    nothing = np.zeros(logits_FBP.shape[:2], np.float32)
+    return Answers(
+        score_FB=nothing, contrast_FB=nothing, logits_FBP=logits_FBP, mass_FB=gate_mass(logits_FBP, valid_BP), grid=grid
+    )

@@ -1,0 +1,262 @@
+"""The report: metrics as JSON and CSV, and one HTML file that needs nothing else."""
+
+import base64
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from glint.core.config.evaluate import EvaluateConfig
+from glint.evaluation.figures import colour, label, words
+from glint.evaluation.measure import Cases
+from glint.evaluation.summary import CHANCE, MACRO, METRICS, Difference, Estimate, Summary
+from glint.evaluation.zero_shot import Prompts
+
+CARDS = {"auroc": "Macro AUROC", "pointing": "Pointing accuracy", "dice_fixed": "Dice, fixed threshold"}
+FINDING_TABLES = ("auroc", "pointing", "dice_fixed", "dice_calibrated", "dice_oracle")
+SUPERVISED = ("probe", "location_prior", CHANCE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """All that the report shows."""
+
+    summary: Summary
+    cases: Cases
+    findings: tuple[str, ...]
+    prompts: Prompts
+    config: EvaluateConfig
+    stated: Mapping[str, int]
+    pooled: Mapping[str, int]
+    without_truth: int
+    provenance: Mapping[str, str]
+    images: Mapping[str, bytes | None] = field(default_factory=dict)
+    overlays: Mapping[str, bytes] = field(default_factory=dict)
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """Every arm, chance last."""
+        return (*self.cases.arms, CHANCE)
+
+
+def number(value: float | None) -> str:
+    """Two decimals without the leading zero's noise; a dash for NaN."""
+    return "–" if value is None or math.isnan(value) else f"{value:.2f}"
+
+
+def interval(one: Estimate | Difference | None) -> str:
+    """`low to high`, empty where there is none or where it is a point."""
+    if one is None or math.isnan(one.low) or one.low == one.high:
+        return ""
+    return f"{one.low:.2f} to {one.high:.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def metrics_tree(evaluation: Evaluation) -> dict[str, Any]:
+    """Arm → metric → macro, its interval, and every finding; what DVC compares. NaN becomes null."""
+    tree: dict[str, Any] = {}
+    for one in evaluation.summary.estimates:
+        held = tree.setdefault(one.arm, {}).setdefault(one.metric, {})
+        held[one.finding] = _plain(one.value)
+        if one.finding == MACRO:
+            held |= {"macro_low": _plain(one.low), "macro_high": _plain(one.high)}
+    tree["difference"] = {
+        f"{one.first}_minus_{one.second}": {
+            other.metric: _plain(other.value) for other in evaluation.summary.differences if other.second == one.second
+        }
+        for one in evaluation.summary.differences
+    }
+    positive = evaluation.cases.positive_FB
+    tree["cohort"] = {
+        "studies": positive.shape[1],
+        "patients": len(set(evaluation.cases.patient_B)),
+        "studies_without_truth": evaluation.without_truth,
+        "positives": {name: int(row.sum()) for name, row in zip(evaluation.findings, positive, strict=True)},
+    }
+    tree["seed"] = evaluation.config.seed
+    return tree
+
+
+def _plain(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 6)
+
+
+def zero_shot_csv(evaluation: Evaluation) -> str:
+    """A row per finding (and macro) and arm: every metric with the ends of its interval; empty where undefined."""
+    text = io.StringIO()
+    columns = [f"{metric}{end}" for metric in METRICS for end in ("", "_low", "_high")]
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["finding", "arm", "positives", "studies", *columns])
+    counts = dict(zip(evaluation.findings, evaluation.cases.positive_FB.sum(axis=1).tolist(), strict=True))
+    for finding in (*evaluation.findings, MACRO):
+        for arm in evaluation.arms:
+            cells = []
+            for metric in METRICS:
+                one = evaluation.summary.find(arm, metric, finding)
+                values = (one.value, one.low, one.high) if one else (math.nan,) * 3
+                cells += ["" if math.isnan(value) else f"{value:.6f}" for value in values]
+            writer.writerow([finding, arm, counts.get(finding, ""), len(evaluation.cases.patient_B), *cells])
+    return text.getvalue()
+
+
+def _arm(arm: str) -> dict[str, str]:
+    return {"label": label(arm), "colour": colour(arm)}
+
+
+def _cell(one: Estimate | None) -> dict[str, Any]:
+    return {"value": number(one.value if one else None), "interval": interval(one), "best": False}
+
+
+def _cards(evaluation: Evaluation) -> list[dict[str, Any]]:
+    first, *others = evaluation.arms
+    cards = []
+    for metric, title in CARDS.items():
+        rows = [_arm(arm) | _cell(evaluation.summary.find(arm, metric)) for arm in others]
+        cards.append({"title": title, "rows": rows} | _cell(evaluation.summary.find(first, metric)))
+    return cards
+
+
+def _finding_table(evaluation: Evaluation, metric: str) -> dict[str, Any] | None:
+    arms = [arm for arm in evaluation.arms if evaluation.summary.find(arm, metric) is not None]
+    if not arms:
+        return None
+    counts = dict(zip(evaluation.findings, evaluation.cases.positive_FB.sum(axis=1).tolist(), strict=True))
+    rows = []
+    for finding in (MACRO, *evaluation.findings):
+        found = [evaluation.summary.find(arm, metric, finding) for arm in arms]
+        cells = [_cell(one) for one in found]
+        fair = [(one.value, place) for place, one in enumerate(found) if one and one.arm not in SUPERVISED]
+        fair = [pair for pair in fair if not math.isnan(pair[0])]
+        if fair:
+            cells[max(fair)[1]]["best"] = True
+        name = {"finding": words(finding), "positives": counts.get(finding, ""), "macro": finding == MACRO}
+        rows.append(name | {"cells": cells})
+    title, _, note = METRICS[metric].partition(":")
+    return {"title": title, "note": note.strip(), "arms": [_arm(arm) for arm in arms], "rows": rows}
+
+
+def _macro_table(evaluation: Evaluation) -> dict[str, Any]:
+    rows = [
+        {
+            "metric": metric,
+            "meaning": meaning,
+            "cells": [_cell(evaluation.summary.find(arm, metric)) for arm in evaluation.arms],
+        }
+        for metric, meaning in METRICS.items()
+    ]
+    return {"arms": [_arm(arm) for arm in evaluation.arms], "rows": rows}
+
+
+def _differences(evaluation: Evaluation) -> list[dict[str, str]]:
+    return [
+        {
+            "metric": one.metric,
+            "second": label(one.second),
+            "colour": colour(one.second),
+            "value": f"{one.value:+.2f}".replace("-", "\N{MINUS SIGN}"),
+            "interval": interval(one),
+            "share": f"{100 * one.share_above:.0f} %",
+        }
+        for one in evaluation.summary.differences
+        if one.metric in FINDING_TABLES and not math.isnan(one.share_above)
+    ]
+
+
+def rules_text(evaluation: Evaluation) -> list[str]:
+    """How scores and masks are read out, threshold by threshold."""
+    config = evaluation.config
+    cuts = ", ".join(f"{label(arm)} {value:.2f}" for arm, value in evaluation.summary.calibrated_logit.items())
+    pooled = ", ".join(f"{words(name)} {num}" for name, num in evaluation.pooled.items())
+    lines = [
+        "Score of a finding: the positive prompt's; contrast: positive minus negative prompt. Templates are averaged.",
+        f"Mask at the fixed threshold: gate logits interpolated trilinearly to the voxels, sigmoid(z + c) above 0.5 with c = "
+        f"{config.mask_offset:g}. No mask chose it.",
+        "Global pooling's map is its own calibrated answer asked of each patch, sigmoid(scale * cosine + bias), with the scale "
+        "and bias that it learned for whole volumes. It is the fairest rule that needs no mask.",
+        f"Withdrawn masks: emptied where the gate mass is below {config.empty_below_mass:g} patches or the negative prompt fits better.",
+        "Chance: AUROC 0.5; pointing, the share of the body that the mask fills; Dice, the whole body called the finding.",
+    ]
+    if cuts:
+        lines.insert(3, f"Calibrated Dice used validation masks: one logit threshold per arm ({cuts}).")
+    if pooled:
+        lines.append(f"The probe's score of a study is the mean of its k highest patch logits: {pooled}.")
+    return lines
+
+
+READING = (
+    "AUROC 0.5 is guessing, 1 is perfect ranking. Pointing asks whether the map's single highest voxel lies in the mask.",
+    "A probe far above GLINT means that the tokens hold what the sentences did not teach; a probe near chance means that the "
+    "teacher or the patch is too coarse for the finding, and no alignment can help.",
+    "GLINT above global pooling in AUROC shows better ranking; in pointing and Dice it shows that the gate looks at the finding.",
+    "GLINT below the location prior in pointing means that it knows no more than where such findings tend to be.",
+    "The fixed threshold is the result that a user gets without masks. The calibrated one needs some; the oracle is a bound.",
+    "Intervals speak of patients like these. Where two overlap, look at the paired differences.",
+)
+
+
+def limits_text(evaluation: Evaluation) -> list[str]:
+    """What the numbers cannot tell."""
+    positive = evaluation.cases.positive_FB.sum(axis=1)
+    rare = [words(name) for name, num in zip(evaluation.findings, positive, strict=True) if num < 10]
+    lines = [
+        "Overlap is measured on the model's grid; boundaries finer than its voxels are not judged.",
+        "Interval ends are percentiles; with few positives they are too narrow rather than too wide.",
+        "Resamples in which a finding has one class only leave it out of that resample's macro mean.",
+    ]
+    if rare:
+        lines.append(f"Fewer than 10 positives: {', '.join(rare)}. Read these rows as anecdotes.")
+    if evaluation.without_truth:
+        lines.append(f"{evaluation.without_truth} studies of the split have no masks and were left out.")
+    if "00_demo" in evaluation.config.truth_dir:
+        lines.append("The cohort is synthetic: it tests the method and the pipeline, not the clinic.")
+    return lines
+
+
+def _data_uri(image: bytes | None) -> str | None:
+    return None if image is None else "data:image/png;base64," + base64.b64encode(image).decode("ascii")
+
+
+def render_report(evaluation: Evaluation) -> str:
+    """The HTML page; every value is escaped, every image inlined."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    folder = Path(__file__).parent / "templates"
+    environment = Environment(loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    positive, config = evaluation.cases.positive_FB.sum(axis=1), evaluation.config
+    counts = dict(zip(evaluation.findings, positive.tolist(), strict=True))
+    prompts = [
+        {"finding": words(name), "positive": yes, "negative": no, "stated": evaluation.stated.get(name, 0)}
+        for name, yes, no in zip(
+            evaluation.findings, evaluation.prompts.positive_FT, evaluation.prompts.negative_FT, strict=True
+        )
+    ]
+    overlays = [
+        {"finding": words(name), "note": f"{counts[name]} positives", "image": _data_uri(image)}
+        for name, image in evaluation.overlays.items()
+    ]
+    return environment.get_template("report.html.jinja").render(
+        title=f"{label(evaluation.arms[0])} on the {config.split} split",
+        split=config.split,
+        studies=len(evaluation.cases.patient_B),
+        patients=len(set(evaluation.cases.patient_B)),
+        findings=evaluation.findings,
+        first=label(evaluation.arms[0]),
+        level=f"{100 * config.interval:g}",
+        resamples=config.resamples,
+        seed=config.seed,
+        cards=_cards(evaluation),
+        tables=[table for metric in FINDING_TABLES if (table := _finding_table(evaluation, metric))],
+        macro=_macro_table(evaluation),
+        differences=_differences(evaluation),
+        images={name: _data_uri(image) for name, image in evaluation.images.items()},
+        overlays=overlays,
+        prompts=prompts,
+        rules=rules_text(evaluation),
+        reading=READING,
+        limits=limits_text(evaluation),
+        provenance=[{"name": name, "value": value} for name, value in evaluation.provenance.items()],
+        version=version("glint"),
+    )

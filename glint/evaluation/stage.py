@@ -1,0 +1,226 @@
+"""Stage 10 from files to files: arms answer, cases are measured, numbers and pictures are written."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from glint.core.atomic import atomic_directory, write_json, write_text
+from glint.core.config.evaluate import EvaluateConfig
+from glint.core.errors import InputError
+from glint.core.progress import log, track
+from glint.core.provenance import digest, sha256_file
+from glint.core.seeds import generator
+from glint.evaluation.arms import LoadedArm, load_arm
+from glint.evaluation.cohort import Cohort, Study, positive_labels, read_cohort, require_studies
+from glint.evaluation.figures import bars_figure, curves_figure, roc_figure
+from glint.evaluation.maps import patch_fractions
+from glint.evaluation.measure import best_threshold, measure, threshold_range
+from glint.evaluation.overlays import overlay_figure
+from glint.evaluation.probe import fit_probe, location_answers
+from glint.evaluation.report import CARDS, Evaluation, metrics_tree, render_report, zero_shot_csv
+from glint.evaluation.summary import METRICS, summarise
+from glint.evaluation.tokens import teacher_tokens
+from glint.evaluation.zero_shot import Answers, Prompts, ask_model, make_prompts
+from glint.formats.manifest import read_manifest
+from glint.model.alignment import valid_patches
+
+ReadTokens = Callable[[Sequence[Path], Sequence[str]], NDArray[np.floating]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """Files that stage 10 reads."""
+
+    checkpoints: tuple[Path, ...]
+    resampled: tuple[Path, ...]
+    sections: tuple[Path, ...]
+    split: Path
+    features: tuple[Path, ...]
+    truth: Path
+
+
+def columns_of(answers: Answers, columns: slice) -> Answers:
+    """The answers on some of the studies."""
+    return Answers(
+        score_FB=answers.score_FB[:, columns],
+        contrast_FB=answers.contrast_FB[:, columns],
+        logits_FBP=answers.logits_FBP[:, columns],
+        mass_FB=answers.mass_FB[:, columns],
+        grid=answers.grid,
+    )
+
+
+def valid_of(studies: Sequence[Study], arm: LoadedArm) -> NDArray[np.bool_]:
+    """(B, P) patches that hold scan."""
+    patch = (arm.volume_zyx[0] // arm.grid[0], arm.volume_zyx[1] // arm.grid[1], arm.volume_zyx[2] // arm.grid[2])
+    return np.stack([valid_patches(study.valid_box, arm.volume_zyx, patch) for study in studies])
+
+
+def yardsticks(
+    cohort: Cohort, studies: Sequence[Study], arm: LoadedArm, inputs: Inputs, config: EvaluateConfig, read_tokens: ReadTokens
+) -> tuple[dict[str, Answers], dict[str, int]]:
+    """Supervised probe and location prior, fitted on training masks, answering for `studies`; the probe's pooling.
+
+    Nothing where the training split has no masks.
+
+    Raises:
+        InputError: the cached tokens are of another grid than the model's.
+    """
+    training = list(cohort.studies["train"])
+    if not training:
+        return {}, {}
+    limit = config.probe.max_studies
+    if len(training) > limit:
+        drawn = generator(config.seed, "probe studies").choice(len(training), limit, replace=False)
+        training = [training[place] for place in np.sort(drawn)]
+    seen = [patch_fractions(s.bits(), arm.grid, len(cohort.findings)) for s in track(training, "training masks")]
+    fraction_FBP = np.stack(seen, axis=1)
+    tokens = read_tokens(inputs.features, [study.study_id for study in (*training, *studies)])
+    if tokens.shape[1] != fraction_FBP.shape[2]:
+        raise InputError(
+            f"{inputs.features[0]}: {tokens.shape[1]} tokens per study, the model has {fraction_FBP.shape[2]} patches; "
+            "teacher and checkpoint must share one grid: run stages 08 and 09 again"
+        )
+    num, valid, asked_valid = len(training), valid_of(training, arm), valid_of(studies, arm)
+    labels = positive_labels(training, cohort.findings)
+    probe = fit_probe(tokens[:num], fraction_FBP, valid, labels, config.probe, seed=config.seed)
+    answers = {
+        "probe": probe.answers(tokens[num:], asked_valid, arm.grid),
+        "location_prior": location_answers(fraction_FBP, asked_valid, arm.grid),
+    }
+    return answers, dict(zip(cohort.findings, probe.pooled_F, strict=True))
+
+
+def stated_counts(sections: Sequence[Path], split: Path) -> dict[str, int]:
+    """Finding → training reports that state it as present."""
+    training = read_manifest(split, "split").filter(pl.col("split") == "train")["study_id"]
+    tables = [read_manifest(path.parent / "findings.parquet", "findings") for path in sections]
+    stated = pl.concat(tables).filter(pl.col("study_id").is_in(training.implode()), pl.col("polarity") == "present")
+    counted = stated.unique(["study_id", "finding"]).group_by("finding").len().sort("finding")
+    return {str(name): int(count) for name, count in counted.iter_rows()}
+
+
+def read_curves(checkpoints: Sequence[Path]) -> dict[str, dict[str, list[float | None]]]:
+    """Arm → column → values of the `curves.csv` that training left, where it did."""
+    files = {folder.name: folder / "curves.csv" for folder in checkpoints}
+    return {name: pl.read_csv(file, infer_schema_length=None).to_dict(as_series=False) for name, file in files.items() if file.is_file()}
+
+
+def provenance_of(inputs: Inputs, config: EvaluateConfig) -> dict[str, str]:
+    """What was measured with what, by SHA-256."""
+    rows: dict[str, str] = {}
+    for folder in inputs.checkpoints:
+        for name in ("model.safetensors", "fingerprint.json"):
+            if (folder / name).is_file():
+                rows[f"{folder.name} / {name}"] = sha256_file(folder / name)
+    rows["truth manifest"] = sha256_file(inputs.truth)
+    rows["split manifest"] = sha256_file(inputs.split)
+    rows["resample manifests"] = digest([sha256_file(path) for path in inputs.resampled])
+    rows["feature manifests"] = digest([sha256_file(path) for path in inputs.features])
+    rows["configuration"] = json.dumps(config.model_dump(mode="json", exclude={"prompts", "truth_dir"}), sort_keys=True)
+    return rows
+
+
+def ask_arms(
+    arms: Mapping[str, LoadedArm], studies: Sequence[Study], prompts: Prompts, config: EvaluateConfig
+) -> dict[str, Answers]:
+    """Every trained arm's answers on every study."""
+    return {
+        name: ask_model(
+            arm.model,
+            studies,
+            prompts,
+            grid=arm.grid,
+            windows=arm.windows,
+            weight_BP=valid_of(studies, arm) * np.float32(arm.patch_weight),
+            batch_size=config.batch_size,
+            description=f"zero-shot {name}",
+        )
+        for name, arm in arms.items()
+    }
+
+
+def evaluate_models(
+    inputs: Inputs,
+    config: EvaluateConfig,
+    *,
+    load: Callable[[Path], LoadedArm] = load_arm,
+    read_tokens: ReadTokens = teacher_tokens,
+) -> tuple[Evaluation, tuple[Study, ...]]:
+    """Measure every checkpoint, the yardsticks and chance on one split.
+
+    Returns:
+        The evaluation without pictures, and the studies that it measured.
+
+    Raises:
+        InputError: an input is absent or the split has no study with masks.
+    """
+    cohort = read_cohort(resampled=inputs.resampled, split=inputs.split, truth=inputs.truth)
+    measured = cohort.studies[config.split]
+    require_studies(measured, config.split)
+    fitted_on = cohort.studies["validation"] if config.split != "validation" else ()
+    asked, num = (*measured, *fitted_on), len(measured)
+    arms = {folder.name: load(folder) for folder in inputs.checkpoints}
+    prompts = make_prompts(cohort.findings, config.prompts)
+    answers = ask_arms(arms, asked, prompts, config)
+    more, pooled = yardsticks(cohort, asked, next(iter(arms.values())), inputs, config, read_tokens)
+    answers |= more
+    thresholds = {name: threshold_range(given.logits_FBP, config.thresholds) for name, given in answers.items()}
+    calibrated = None
+    if any(study.findings for study in fitted_on):
+        held = {name: columns_of(given, slice(num, None)) for name, given in answers.items()}
+        fitting = measure(fitted_on, held, thresholds, cohort.findings, config, description="calibrate")
+        calibrated = {name: best_threshold(arm.dice_FBK) for name, arm in fitting.arms.items()}
+    held = {name: columns_of(given, slice(num)) for name, given in answers.items()}
+    cases = measure(measured, held, thresholds, cohort.findings, config)
+    evaluation = Evaluation(
+        summary=summarise(
+            cases, cohort.findings, calibrated=calibrated, resamples=config.resamples, level=config.interval, seed=config.seed
+        ),
+        cases=cases,
+        findings=cohort.findings,
+        prompts=prompts,
+        config=config,
+        stated=stated_counts(inputs.sections, inputs.split),
+        pooled=pooled,
+        without_truth=cohort.without_truth[config.split],
+        provenance=provenance_of(inputs, config),
+    )
+    return evaluation, measured
+
+
+def with_pictures(evaluation: Evaluation, studies: Sequence[Study], checkpoints: Sequence[Path]) -> Evaluation:
+    """The evaluation with its figures drawn."""
+    cases, findings, config = evaluation.cases, evaluation.findings, evaluation.config
+    panels = {metric: METRICS[metric] for metric in CARDS}
+    images = {
+        "bars": bars_figure(evaluation.summary, evaluation.arms, findings, panels),
+        "roc": roc_figure(cases, findings),
+        "curves": curves_figure(read_curves(checkpoints)),
+    }
+    others = [name for name in cases.arms if name != "location_prior"][1:3]
+    overlays = {}
+    for row, finding in enumerate(track(findings, "overlays")):
+        drawn = overlay_figure(studies, cases, findings, row, others, config)
+        if drawn is not None:
+            overlays[finding] = drawn
+    return dataclasses.replace(evaluation, images=images, overlays=overlays)
+
+
+def write_evaluation(evaluation: Evaluation, out: Path) -> None:
+    """figures/, tables/, report.html and, last, metrics.json, which says that all is there."""
+    with atomic_directory(out / "figures") as folder:
+        for name, image in {**evaluation.images, **{f"overlay_{k}": v for k, v in evaluation.overlays.items()}}.items():
+            if image is not None:
+                (folder / f"{name}.png").write_bytes(image)
+    with atomic_directory(out / "tables") as folder:
+        (folder / "zero_shot.csv").write_text(zero_shot_csv(evaluation), encoding="utf-8")
+    write_text(out / "report.html", render_report(evaluation))
+    write_json(out / "metrics.json", metrics_tree(evaluation))
+    log(f"evaluate: {len(evaluation.cases.patient_B)} studies, {len(evaluation.cases.arms)} arms")

@@ -1,0 +1,181 @@
+"""From cases to numbers with intervals: per finding and arm, macro means, paired differences."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glint.core.seeds import generator
+from glint.evaluation.measure import ArmCases, Cases, oracle_thresholds
+from glint.metrics.bootstrap import macro_means, patient_weights, percentile_interval, weighted_means
+from glint.metrics.classification import auroc_scores, average_precision_scores
+from glint.metrics.segmentation import false_positive_image_errors
+
+Floats = NDArray[np.float64]
+Measure = Callable[[int, NDArray[np.generic]], Floats]
+MACRO = "macro"
+CHANCE = "chance"
+
+METRICS: dict[str, str] = {
+    "auroc": "AUROC of the positive prompt",
+    "auroc_contrast": "AUROC of positive minus negative prompt",
+    "average_precision": "average precision of the positive prompt",
+    "pointing": "highest voxel lies in the mask (positives)",
+    "dice_fixed": "Dice at the fixed threshold, no mask used (positives)",
+    "dice_calibrated": "Dice at one threshold per arm, fitted on validation masks (positives)",
+    "dice_oracle": "Dice at the best test threshold per finding: an upper bound, not a result (positives)",
+    "dice_all": "Dice at the fixed threshold over all studies; both empty counts 1",
+    "dice_all_withdrawn": "the same, masks withdrawn where the finding seems absent",
+    "false_positive_images": "share of negatives with a mask at the fixed threshold (lower is better)",
+    "false_positive_images_withdrawn": "the same, masks withdrawn where the finding seems absent (lower is better)",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """One number and its bootstrap interval; `finding` may be `macro`. NaN where it is not defined."""
+
+    arm: str
+    finding: str
+    metric: str
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """First arm minus another, on the same resamples; `share_above` of them lie above 0."""
+
+    metric: str
+    first: str
+    second: str
+    value: float
+    low: float
+    high: float
+    share_above: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """All estimates, the paired differences of the first arm's macro means, and the thresholds behind them."""
+
+    estimates: tuple[Estimate, ...]
+    differences: tuple[Difference, ...]
+    calibrated_logit: dict[str, float]
+
+    def find(self, arm: str, metric: str, finding: str = MACRO) -> Estimate | None:
+        """The estimate, or None."""
+        return self._index().get((arm, finding, metric))
+
+    def _index(self) -> dict[tuple[str, str, str], Estimate]:
+        return {(one.arm, one.finding, one.metric): one for one in self.estimates}
+
+
+def arm_measures(arm: ArmCases, positive_FB: NDArray[np.bool_], calibrated: int | None) -> dict[str, Measure]:
+    """Metric → function of (finding, resample weights (R, B)) → (R,)."""
+    answers, empty_FB = arm.answers, np.where(arm.nonempty_FB, 0.0, 1.0)
+    oracle = oracle_thresholds(arm.dice_FBK)
+    kept_FB = arm.nonempty_FB & ~arm.withdrawn_FB
+    all_FB = np.where(positive_FB, arm.dice_FB, empty_FB)
+    all_kept_FB = np.where(positive_FB, np.where(arm.withdrawn_FB, 0.0, arm.dice_FB), np.where(kept_FB, 0.0, 1.0))
+    all_kept_FB = np.where(np.isnan(all_FB), np.nan, all_kept_FB)
+    measures: dict[str, Measure] = {
+        "auroc": lambda f, w: auroc_scores(answers.score_FB[f], positive_FB[f], w),
+        "auroc_contrast": lambda f, w: auroc_scores(answers.contrast_FB[f], positive_FB[f], w),
+        "average_precision": lambda f, w: average_precision_scores(answers.score_FB[f], positive_FB[f], w),
+        "pointing": lambda f, w: weighted_means(arm.pointing_FB[f], w),
+        "dice_fixed": lambda f, w: weighted_means(arm.dice_FB[f], w),
+        "dice_oracle": lambda f, w: weighted_means(arm.dice_FBK[f, :, oracle[f]], w),
+        "dice_all": lambda f, w: weighted_means(all_FB[f], w),
+        "dice_all_withdrawn": lambda f, w: weighted_means(all_kept_FB[f], w),
+        "false_positive_images": lambda f, w: false_positive_image_errors(arm.nonempty_FB[f], positive_FB[f], w),
+        "false_positive_images_withdrawn": lambda f, w: false_positive_image_errors(kept_FB[f], positive_FB[f], w),
+    }
+    if calibrated is not None:
+        measures["dice_calibrated"] = lambda f, w: weighted_means(arm.dice_FBK[f, :, calibrated], w)
+    return measures
+
+
+def chance_measures(cases: Cases) -> dict[str, Measure]:
+    """Chance level of every metric that has one: guessing, a random point, the whole body as mask, no mask."""
+    chance, positive_FB = cases.chance, cases.positive_FB
+    flat = np.zeros(positive_FB.shape[1])
+    never_FB = np.where(positive_FB, 0.0, 1.0)
+    dice: Measure = lambda f, w: weighted_means(chance.dice_FB[f], w)  # noqa: E731 (one of a table of measures)
+    return {
+        "auroc": lambda f, w: auroc_scores(flat, positive_FB[f], w),
+        "auroc_contrast": lambda f, w: auroc_scores(flat, positive_FB[f], w),
+        "average_precision": lambda f, w: average_precision_scores(flat, positive_FB[f], w),
+        "pointing": lambda f, w: weighted_means(chance.pointing_FB[f], w),
+        "dice_fixed": dice,
+        "dice_calibrated": dice,
+        "dice_oracle": dice,
+        "dice_all": lambda f, w: weighted_means(never_FB[f], w),
+        "dice_all_withdrawn": lambda f, w: weighted_means(never_FB[f], w),
+    }
+
+
+def _estimates(
+    arm: str, measures: Mapping[str, Measure], findings: Sequence[str], weight_RB: NDArray[np.generic], level: float
+) -> Iterator[tuple[Estimate, Floats]]:
+    """Every estimate of one arm with its values over point (row 0) and resamples; macro means follow their findings."""
+    for metric, measure in measures.items():
+        rows = np.stack([measure(row, weight_RB) for row in range(len(findings))])
+        for name, values in (*zip(findings, rows, strict=True), (MACRO, macro_means(rows))):
+            low, high = percentile_interval(values[1:], level=level)
+            estimate = Estimate(arm=arm, finding=name, metric=metric, value=float(values[0]), low=low, high=high)
+            yield estimate, values
+
+
+def summarise(
+    cases: Cases,
+    findings: Sequence[str],
+    *,
+    calibrated: Mapping[str, int] | None,
+    resamples: int,
+    level: float,
+    seed: int,
+) -> Summary:
+    """Point estimates, intervals over resampled patients, and paired differences on the same resamples.
+
+    `calibrated` names every arm's threshold fitted on validation masks, or is None where there were none.
+    """
+    drawn = patient_weights(cases.patient_B, resamples=resamples, rng=generator(seed, "bootstrap"))
+    weight_RB = np.concatenate([np.ones((1, drawn.shape[1]), drawn.dtype), drawn])  # row 0: the sample itself
+    tables = {
+        name: arm_measures(arm, cases.positive_FB, None if calibrated is None else calibrated[name])
+        for name, arm in cases.arms.items()
+    }
+    tables[CHANCE] = {
+        metric: measure
+        for metric, measure in chance_measures(cases).items()
+        if calibrated is not None or metric != "dice_calibrated"
+    }
+    found = [pair for name, table in tables.items() for pair in _estimates(name, table, findings, weight_RB, level)]
+    macro = {(one.arm, one.metric): values for one, values in found if one.finding == MACRO}
+    logits = {name: cases.arms[name].thresholds.value(index) for name, index in (calibrated or {}).items()}
+    return Summary(
+        estimates=tuple(one for one, _ in found),
+        differences=tuple(_differences(macro, first=next(iter(cases.arms)), level=level)),
+        calibrated_logit=logits,
+    )
+
+
+def _differences(macro: Mapping[tuple[str, str], Floats], *, first: str, level: float) -> Iterator[Difference]:
+    for (arm, metric), values in macro.items():
+        if arm == first or (first, metric) not in macro:
+            continue
+        gap = macro[first, metric] - values
+        low, high = percentile_interval(gap[1:], level=level)
+        known = gap[1:][~np.isnan(gap[1:])]
+        yield Difference(
+            metric=metric,
+            first=first,
+            second=arm,
+            value=float(gap[0]),
+            low=low,
+            high=high,
+            share_above=float((known > 0).mean()) if known.size else float("nan"),
+        )

@@ -1,0 +1,105 @@
+"""NIfTI-1 volumes: arrays are (z, y, x), the affine takes the file's index (x, y, z) to RAS millimetres.
+
+A (z, y, x) array in C order and NIfTI's (x, y, z) array in Fortran order are the same bytes, so writing and
+reading copy nothing. Files written here hold no date, no name and no scaling: equal volumes give equal bytes.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from numpy.typing import ArrayLike, NDArray
+
+from glint.core.atomic import atomic_file
+from glint.core.errors import GeometryError, InputError
+from glint.core.geometry import check_affine
+
+STORED_DTYPES = (np.int16, np.uint16, np.uint8)
+SCANNER_FRAME = 1  # NIFTI_XFORM_SCANNER_ANAT
+NO_EXTENSION = bytes(4)
+
+
+def stored_affine(affine: ArrayLike) -> NDArray[np.float64]:
+    """The affine as a NIfTI header keeps it: rounded to float32. What is recorded elsewhere must be this one."""
+    return check_affine(affine).astype(np.float32).astype(np.float64)
+
+
+def write_nifti(path: Path | str, volume_ZYX: NDArray[Any], affine: ArrayLike) -> None:
+    """Write a 3-D int16, uint16 or uint8 array as uncompressed `.nii`, slope 1 and intercept 0, atomically.
+
+    Args:
+        volume_ZYX: Shape (Z, Y, X).
+        affine: 4×4, index (x, y, z) → RAS mm; stored as sform and, without any slant, as qform.
+
+    Raises:
+        GeometryError: the array is not 3-D, has another type, or the affine is none.
+    """
+    if volume_ZYX.ndim != 3 or volume_ZYX.dtype.newbyteorder("=") not in STORED_DTYPES:
+        raise GeometryError(f"{Path(path).name}: {volume_ZYX.dtype} {volume_ZYX.shape} is no 3-D array of 16 or 8 bits")
+    matrix = stored_affine(affine)
+    header = nibabel.Nifti1Header(endianness="<")
+    header.set_data_dtype(volume_ZYX.dtype.newbyteorder("<"))
+    header.set_data_shape(volume_ZYX.shape[::-1])
+    header.set_xyzt_units(xyz="mm")
+    header.set_qform(matrix, code=SCANNER_FRAME)
+    header.set_sform(matrix, code=SCANNER_FRAME)
+    header.set_slope_inter(1, 0)
+    header["vox_offset"] = 352
+    header["magic"] = b"n+1"
+    with atomic_file(path) as temporary, temporary.open("wb") as handle:
+        handle.write(header.binaryblock + NO_EXTENSION)
+        handle.write(np.ascontiguousarray(volume_ZYX, volume_ZYX.dtype.newbyteorder("<")).data)
+
+
+def _scaled(image: Any) -> NDArray[Any]:
+    slope, intercept = (float(number) for number in (image.dataobj.slope, image.dataobj.inter))
+    stored: NDArray[Any] = image.dataobj.get_unscaled()
+    if (slope, intercept) == (1, 0):
+        return stored
+    whole = slope.is_integer() and intercept.is_integer() and stored.dtype.kind in "iu" and stored.dtype.itemsize <= 2
+    scaled: NDArray[Any] = stored.astype(np.int32 if whole else np.float32)
+    scaled *= int(slope) if whole else slope
+    scaled += int(intercept) if whole else intercept
+    return scaled
+
+
+def read_nifti(path: Path | str) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Read `.nii` or `.nii.gz` with its scaling applied.
+
+    Returns:
+        The array, shape (Z, Y, X): in the stored type, int32 where the header scales by whole numbers, else float32;
+        and the affine, index (x, y, z) → RAS mm.
+
+    Raises:
+        InputError: the file is absent or no NIfTI.
+        GeometryError: it is not 3-D, or the header gives no orientation (both form codes 0).
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(f"{file}: no such NIfTI file; run the stage that makes it first")
+    try:
+        image = nibabel.load(file)
+        if image.header["sform_code"] == 0 and image.header["qform_code"] == 0:
+            raise GeometryError(f"{file}: the header gives no orientation (sform and qform codes are 0)")
+        array = _scaled(image)
+    except (ImageFileError, OSError, EOFError, ValueError, KeyError) as error:
+        raise InputError(f"{file}: not a readable NIfTI file; make it again") from error
+    if array.ndim == 4 and array.shape[3] == 1:
+        array = array[..., 0]
+    if array.ndim != 3:
+        raise GeometryError(f"{file}: {array.ndim} axes; a volume has 3")
+    return array.T, check_affine(image.affine)
+
+
+def load_model_volume(path: Path | str) -> tuple[NDArray[np.int16], NDArray[np.float64]]:
+    """A stage-04 volume: int16 HU on the model's grid, (Z, Y, X) running to superior, anterior, right; its affine.
+
+    Raises:
+        InputError: the file is absent, unreadable or does not hold int16.
+    """
+    volume, affine = read_nifti(path)
+    if volume.dtype != np.int16:
+        raise InputError(f"{path}: holds {volume.dtype}, not int16 HU; run the resample stage again")
+    return np.ascontiguousarray(volume), affine

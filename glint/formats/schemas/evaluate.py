@@ -1,0 +1,18 @@
+"""Manifest of stage 10's truth: one row per study of the cohort that has masks."""
+
+import polars as pl
+
+SCHEMAS = {
+    "evaluate_truth": {
+        "study_id": pl.String,
+        "patient_id": pl.String,
+        "split": pl.String,
+        "status": pl.String,
+        "reason": pl.String,
+        "path": pl.String,
+        "findings": pl.List(pl.String),
+        "voxels": pl.List(pl.Int64),
+        "input_digest": pl.String,
+        "params_digest": pl.String,
+    },
+}

@@ -1,0 +1,71 @@
+"""Tables of stage 01; they hold identifiers and live under `restricted/` only."""
+
+import polars as pl
+
+_NAMES = pl.List(pl.String)
+
+SCHEMAS = {
+    "index_instances": {
+        "study_id": pl.String,
+        "series_id": pl.String,
+        "instance_id": pl.String,
+        "patient_id": pl.String,
+        "shard": pl.String,
+        "file": pl.String,
+        "file_size": pl.Int64,
+        "header_digest": pl.String,
+        "sop_instance_uid": pl.String,
+        "instance_number": pl.Int64,
+        "status": pl.String,
+        "reason": pl.String,
+    },
+    "index_series": {
+        "study_id": pl.String,
+        "series_id": pl.String,
+        "patient_id": pl.String,
+        "shard": pl.String,
+        "kind": pl.String,
+        "num_instances": pl.Int64,
+        "modality": pl.String,
+        "kernel": pl.String,
+        "description": pl.String,
+        "rows": pl.Int64,
+        "columns": pl.Int64,
+        "status": pl.String,
+        "reason": pl.String,
+    },
+    "index_studies": {
+        "study_id": pl.String,
+        "patient_id": pl.String,
+        "shard": pl.String,
+        "study_uid": pl.String,
+        "patient_key": pl.String,
+        "raw_patient_id": pl.String,
+        "accession": pl.String,
+        "patient_names": _NAMES,
+        "other_persons": _NAMES,
+        "identifiers": _NAMES,
+        "institutions": _NAMES,
+        "birth_dates": _NAMES,
+        "study_dates": _NAMES,
+        "num_series": pl.Int64,
+        "num_instances": pl.Int64,
+        "status": pl.String,
+        "reason": pl.String,
+    },
+    "index_reports": {
+        "study_id": pl.String,
+        "shard": pl.String,
+        "text": pl.String,
+        "identifiers": _NAMES,
+        "status": pl.String,
+        "reason": pl.String,
+    },
+    "index_quarantine": {
+        "level": pl.String,
+        "study_id": pl.String,
+        "series_id": pl.String,
+        "item": pl.String,
+        "reason": pl.String,
+    },
+}

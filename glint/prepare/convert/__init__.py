@@ -1,0 +1,86 @@
+"""Stage 03: de-identified CT series → one NIfTI in HU each, or a reason why not.
+
+A series passes the geometry gate on its headers, is read by pydicom, converted a second time by dcm2niix, and the
+two must agree (`archival_check`). Written is our own file of the agreed values, not dcm2niix's: that one carries a
+time in its header and keeps stored numbers with a scale, ours is int16 HU with slope 1 and equal bytes every time.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glint.core.atomic import atomic_directory
+from glint.core.config.convert import ConvertConfig
+from glint.core.errors import Quarantine
+from glint.core.geometry import spacing_mm_zyx
+from glint.core.parallel import parallel_map
+from glint.core.progress import log
+from glint.core.provenance import digest, sha256_file
+from glint.formats.dicom_series import read_series_headers, read_volume_hu
+from glint.formats.manifest import manifest_frame, read_manifest, write_manifest
+from glint.formats.nifti import stored_affine, write_nifti
+from glint.prepare.convert.archival_check import check_with_dcm2niix
+from glint.prepare.convert.geometry_gate import pass_gate
+from glint.prepare.convert.plausible_hu import require_plausible_hu
+
+
+@dataclass(frozen=True, kw_only=True)
+class Volume:
+    """One accepted series: int16 HU, slices in order along their normal; affine: index (x, y, z) → RAS mm."""
+
+    hu_ZYX: NDArray[np.int16]
+    affine: NDArray[np.float64]
+
+
+def read_series(folder: Path, config: ConvertConfig) -> Volume:
+    """Read, check and cross-check one series (`*.dcm` of one folder).
+
+    HU are rounded to whole numbers where a slope is fractional.
+
+    Raises:
+        Quarantine: with the reason of the first check that fails.
+        InputError: no such folder, or no `*.dcm` in it.
+    """
+    stack = pass_gate(read_series_headers(folder), config)
+    hu = read_volume_hu(stack.headers)
+    require_plausible_hu(hu, config)
+    check_with_dcm2niix(stack.headers, hu, stack.affine)
+    return Volume(hu_ZYX=np.rint(hu).astype(np.int16), affine=stored_affine(stack.affine))
+
+
+def _convert_row(row: dict[str, Any], *, source: Path, target: Path, config: ConvertConfig) -> dict[str, Any]:
+    """Manifest row of one series; its volume is written below `target`. A series refused before keeps its reason."""
+    made = {key: row[key] for key in ("study_id", "patient_id", "series_id", "status", "reason")}
+    made["params_digest"] = digest(config.model_dump(mode="json"))
+    if row["status"] != "ok":
+        return {**made, "detail": "refused by an earlier stage", "input_digest": row["input_digest"]}
+    folder = source / row["path"]
+    files = sorted(folder.glob("*.dcm"))
+    made["input_digest"] = digest([[file.name, sha256_file(file)] for file in files])
+    try:
+        volume = read_series(folder, config)
+    except Quarantine as refusal:
+        return {**made, "status": "quarantined", "reason": refusal.reason, "detail": refusal.detail}
+    path = Path("volumes", row["study_id"], f"{row['series_id']}.nii")
+    write_nifti(target / path, volume.hu_ZYX, volume.affine)
+    shape, spacing = list(volume.hu_ZYX.shape), list(spacing_mm_zyx(volume.affine))
+    return {**made, "path": str(path), "shape_zyx": shape, "spacing_mm": spacing}
+
+
+def convert_shard(manifest_path: Path, out_path: Path, config: ConvertConfig, *, workers: int = 1) -> None:
+    """Convert every series of a stage-02 image manifest; `out_path` is the manifest of a folder made whole.
+
+    Raises:
+        InputError: the manifest is absent or of another schema, or a series it calls ok has no files.
+    """
+    rows = read_manifest(manifest_path, "deidentify_images").sort("study_id", "series_id").to_dicts()
+    with atomic_directory(out_path.parent) as target:
+        convert = partial(_convert_row, source=manifest_path.parent, target=target, config=config)
+        made = parallel_map(convert, rows, workers=workers, description="convert")
+        write_manifest(target / out_path.name, manifest_frame(made, "convert"), "convert")
+    accepted = sum(row["status"] == "ok" for row in made)
+    log(f"convert: {accepted} of {len(made)} series accepted, {len(made) - accepted} quarantined")

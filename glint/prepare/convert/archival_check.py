@@ -1,0 +1,122 @@
+"""dcm2niix as an independent second reader: what it makes must be the volume that the gate saw.
+
+Its exit code says little (0 for a volume with a missing slice), so the outcome is compared: exactly one output
+without suffix, the same size, the same affine, the same HU.
+"""
+
+import errno
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glint.core.errors import GeometryError, GlintError, InputError, Quarantine
+from glint.core.geometry import reorient
+from glint.formats.dicom_series import SliceHeader, numbered_by_position, write_renumbered_copy
+from glint.formats.nifti import read_nifti
+
+OUTPUT = "volume"  # a fixed name: dcm2niix's default builds file names out of header values
+OPTIONS = ("-b", "n", "-z", "n", "-f", OUTPUT, "-m", "y", "-i", "n", "-g", "i", "-d", "0", "-w", "2")
+AFFINE_TOLERANCE_MM = 1e-3
+HU_TOLERANCE = 0.01  # float32 rescale of a fractional slope; whole numbers must be equal
+TIMEOUT_S = 900
+SPARE_BYTES = 2**24
+
+
+def _disagree(detail: str) -> Quarantine:
+    return Quarantine("converter_disagrees", detail)
+
+
+def run_dcm2niix(folder: Path, output_folder: Path) -> Path:
+    """Convert the series in `folder`; returns the single file made.
+
+    Its messages are dropped: they quote header values. `-m y` keeps one volume where exposure varies (the gate has
+    already seen that the geometry is one); `-g i` ignores the defaults file in the user's home.
+
+    Raises:
+        Quarantine: `converter_disagrees`, it failed, or made none, several or a repaired (`_Eq`, `_Tilt`) volume.
+        GlintError: it was killed from outside.
+    """
+    import dcm2niix
+
+    command = [dcm2niix.bin, *OPTIONS, "-o", str(output_folder), str(folder)]
+    try:
+        finished = subprocess.run(command, capture_output=True, check=False, timeout=TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        raise _disagree(f"dcm2niix did not end within {TIMEOUT_S} s") from None
+    made = sorted(entry.name.removeprefix(OUTPUT) for entry in output_folder.iterdir())
+    if -finished.returncode in (signal.SIGKILL, signal.SIGTERM):
+        raise GlintError("dcm2niix was killed from outside: give the job more memory, or fewer --workers")
+    if finished.returncode != 0:
+        raise _disagree(f"dcm2niix ended with exit code {finished.returncode}")
+    if made != [".nii"]:
+        raise _disagree(f"dcm2niix made {len(made)} files ({', '.join(made[:4])}) where one volume was expected")
+    return output_folder / f"{OUTPUT}.nii"
+
+
+def compare_volumes(
+    volume_ZYX: NDArray[Any],
+    affine: NDArray[np.float64],
+    other_ZYX: NDArray[Any],
+    other_affine: NDArray[np.float64],
+) -> None:
+    """Check that two readings of one series agree, whatever order of axes each one chose.
+
+    Sizes must be equal, every column of the affine within 1e-3 mm and the origin within 1e-3 mm (plus what a
+    column's difference adds up to along the volume), HU equal in every voxel.
+
+    Raises:
+        Quarantine: `converter_disagrees`.
+    """
+    ours, ours_affine = reorient(volume_ZYX, affine)
+    theirs, theirs_affine = reorient(other_ZYX, other_affine)
+    if ours.shape != theirs.shape:
+        raise _disagree(f"sizes differ: {theirs.shape} by dcm2niix, {ours.shape} by position")
+    difference_mm = np.abs(theirs_affine - ours_affine)[:3]
+    column_mm, origin_mm = float(difference_mm[:, :3].max()), float(difference_mm[:, 3].max())
+    allowed_mm = AFFINE_TOLERANCE_MM + float(difference_mm[:, :3].max(axis=0) @ (np.array(ours.shape[::-1]) - 1))
+    if column_mm > AFFINE_TOLERANCE_MM or origin_mm > allowed_mm:
+        raise _disagree(f"affines differ: voxel steps by {column_mm:.4f} mm, origin by {origin_mm:.4f} mm")
+    unequal = sum(_count_unequal(a, b) for a, b in zip(ours, theirs, strict=True))
+    if unequal:
+        raise _disagree(f"HU differ in {unequal} of {ours.size} voxels")
+
+
+def _count_unequal(slice_YX: NDArray[Any], other_YX: NDArray[Any]) -> int:
+    if slice_YX.dtype.kind == other_YX.dtype.kind == "i":
+        return int(np.count_nonzero(slice_YX != other_YX))
+    return int(np.count_nonzero(np.abs(slice_YX.astype(np.float32) - other_YX) > HU_TOLERANCE))
+
+
+def check_with_dcm2niix(headers: Sequence[SliceHeader], volume_ZYX: NDArray[Any], affine: NDArray[np.float64]) -> None:
+    """Convert the series of `headers` (one folder, nothing else in it) with dcm2niix and compare it with our reading.
+
+    dcm2niix orders by instance number first and misreads a series where those jump, and it can't inflate: such a
+    series is handed over as a renumbered, inflated copy.
+
+    Raises:
+        Quarantine: `converter_disagrees`.
+        OSError: no space for a second copy of the volume in the temporary folder.
+    """
+    folder = headers[0].path.parent
+    with tempfile.TemporaryDirectory(prefix="glint-convert-") as scratch:
+        if shutil.disk_usage(scratch).free < 3 * volume_ZYX.nbytes + SPARE_BYTES:
+            # A full disk is no fault of the series: dcm2niix would fail and every series would be refused.
+            raise OSError(errno.ENOSPC, "no space for dcm2niix's output; set TMPDIR to a larger disk")
+        if not numbered_by_position(headers) or any(header.deflated for header in headers):
+            folder = Path(scratch, "series")
+            folder.mkdir()
+            write_renumbered_copy(headers, folder)
+        output_folder = Path(scratch, "output")
+        output_folder.mkdir()
+        try:
+            other, other_affine = read_nifti(run_dcm2niix(folder, output_folder))
+        except (GeometryError, InputError):
+            raise _disagree("dcm2niix made no volume of three axes") from None
+        compare_volumes(volume_ZYX, affine, other, other_affine)

@@ -1,0 +1,227 @@
+"""Clean one data set in place, sequences within sequences included; what is not understood goes.
+
+Source: DICOM PS3.15 Annex E. Order at every level: groups without public meaning, the profile table under the chosen
+options, then a net by value representation for attributes the table does not list, with free text by allow-list.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+
+from pydicom.datadict import keyword_for_tag
+from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag
+
+from glint.core.errors import Quarantine
+from glint.core.ids import Pseudonyms
+from glint.prepare.deidentify import rules
+from glint.prepare.deidentify.elements import bytes_of, items_bytes, put_bytes, put_text, text_of
+from glint.prepare.deidentify.table import EDITION
+from glint.prepare.deidentify.values import age_from_dates, capped_age, checked_time, shift_date, shift_datetime
+
+METHOD = f"GLINT: PS3.15 E.1-1 {EDITION}, keyed UIDs, dates shifted by weeks"
+MAX_DEPTH = 24
+CODE_MEANINGS = {
+    "113100": "Basic Application Confidentiality Profile",
+    "113107": "Retain Longitudinal Temporal Information Modified Dates Option",
+    "113108": "Retain Patient Characteristics Option",
+}
+CHARACTER_SET, STUDY_DATE, ACCESSION = 0x00080005, 0x00080020, 0x00080050
+PATIENT_NAME, PATIENT_ID, BIRTH_DATE = 0x00100010, 0x00100020, 0x00100030
+OTHER_IDS, PATIENT_AGE = 0x00101000, 0x00101010
+IDENTITY_REMOVED, METHOD_TEXT, METHOD_CODES, DATES_MODIFIED = 0x00120062, 0x00120063, 0x00120064, 0x00280303
+DUMMIES = {"DA": "19000101", "DT": "19000101", "TM": "000000", "DS": "0", "IS": "0", "AS": "000Y"}
+DUMMY_TEXT_VRS = rules.TEXT_VRS | {"CS", "PN"}
+
+
+@dataclass
+class Trace:
+    """What happened, by (action, keyword), and the original identifiers that must not be found in the output."""
+
+    actions: Counter[tuple[str, str]] = field(default_factory=Counter)
+    uids: set[str] = field(default_factory=set)
+    names: set[str] = field(default_factory=set)
+    identifiers: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """De-identifies the data sets of one patient.
+
+    Args:
+        actions: Tag → action, from `table.profile_actions`.
+        patient_key: Raw patient ID, or what stands for it; sets pseudonym and date shift.
+        codes: CID 7050 codes of profile and options, written to (0012,0064).
+    """
+
+    pseudonyms: Pseudonyms
+    actions: Mapping[int, str]
+    patient_key: str
+    codes: tuple[str, ...]
+
+    def clean(self, dataset: Dataset) -> Trace:
+        """Clean `dataset` in place and mark it as de-identified.
+
+        Raises:
+            Quarantine: `too_deep`, sequences nest beyond what images need.
+        """
+        trace = Trace()
+        age = age_from_dates(text_of(dataset, BIRTH_DATE), text_of(dataset, STUDY_DATE))
+        self._clean_level(dataset, trace, depth=0)
+        pseudonym = self.pseudonyms.patient_id(self.patient_key)
+        put_text(dataset, PATIENT_ID, "LO", pseudonym)
+        put_text(dataset, PATIENT_NAME, "PN", pseudonym)
+        if "113108" in self.codes and age is not None and not text_of(dataset, PATIENT_AGE):
+            put_text(dataset, PATIENT_AGE, "AS", age)
+        modified = "MODIFIED" if "113107" in self.codes else "REMOVED"
+        put_text(dataset, CHARACTER_SET, "CS", "ISO_IR 192")
+        put_text(dataset, IDENTITY_REMOVED, "CS", "YES")
+        put_text(dataset, METHOD_TEXT, "LO", METHOD)
+        put_text(dataset, DATES_MODIFIED, "CS", modified)
+        put_bytes(dataset, METHOD_CODES, "SQ", _code_items(self.codes, implicit=bool(dataset.original_encoding[0])))
+        return trace
+
+    def _clean_level(self, dataset: Dataset, trace: Trace, depth: int) -> None:
+        if depth > MAX_DEPTH:
+            raise Quarantine("too_deep", f"sequences nest more than {MAX_DEPTH} deep")
+        for tag in list(dataset.keys()):
+            self._clean_element(dataset, tag, trace, depth)
+
+    def _clean_element(self, dataset: Dataset, tag: BaseTag, trace: Trace, depth: int) -> None:
+        name = "nested_character_set" if depth and tag == CHARACTER_SET else _closed_group(tag)
+        vrs = () if name else rules.known_vrs(tag)
+        if name or not vrs:
+            del dataset[tag]
+            trace.actions["removed", name or "unknown_attribute"] += 1
+            return
+        vr = dataset.get_item(tag).VR
+        if vr == "UN":  # copied through a system that did not know the attribute: pydicom asks its dictionary
+            vr = dataset[tag].VR
+        elif vr is None or (vr not in vrs and " or " in vr):  # implicit VR files leave it to the dictionary
+            vr = vrs[0]
+        action = self._apply(dataset, tag, vr, trace, depth) if vr in vrs else _remove(dataset, tag)
+        if action is not None:
+            trace.actions[action, keyword_for_tag(tag)] += 1
+
+    def _apply(self, dataset: Dataset, tag: BaseTag, vr: str, trace: Trace, depth: int) -> str | None:
+        """Do what table and net ask of one attribute; returns what was done, None for an untouched one."""
+        _remember(dataset, tag, vr, trace)
+        action = self.actions.get(tag)
+        if tag == PATIENT_ID:
+            return _replace(dataset, tag, vr, self._patient_pseudonym(text_of(dataset, tag)), "pseudonymized")
+        if tag == ACCESSION:
+            original = text_of(dataset, tag)
+            return _replace(dataset, tag, vr, self.pseudonyms.accession(original) if original else "", "pseudonymized")
+        if action == "X":
+            return _remove(dataset, tag)
+        if action == "Z":
+            return _replace(dataset, tag, vr, "", "emptied")
+        if action == "D" and vr != "UI":
+            return _dummy(dataset, tag, vr)
+        if vr == "SQ":
+            for item in dataset[tag].value:
+                self._clean_level(item, trace, depth + 1)
+            return None
+        return self._net(dataset, tag, vr, trace)
+
+    def _net(self, dataset: Dataset, tag: BaseTag, vr: str, trace: Trace) -> str | None:
+        """By value representation, for what the table keeps, cleans or does not know."""
+        if vr in rules.BINARY_NUMBER_VRS:
+            return None
+        if vr == "UI":
+            return self._map_uids(dataset, tag, trace)
+        if vr in rules.DATE_VRS:
+            return self._move_date(dataset, tag, vr)
+        if vr in rules.PATTERN_BY_VR:
+            return None if rules.PATTERN_BY_VR[vr].fullmatch(bytes_of(dataset, tag)) else _remove(dataset, tag)
+        if vr == "AS":
+            age = capped_age(text_of(dataset, tag))
+            return _remove(dataset, tag) if age is None else _replace(dataset, tag, vr, age, "kept_age")
+        if vr in rules.BULK_VRS and tag in rules.ALLOWED_BULK:
+            return None
+        if vr in rules.TEXT_VRS and tag in rules.ALLOWED_TEXT:
+            return _replace(dataset, tag, vr, text_of(dataset, tag), "kept_text")
+        if vr == "PN" or tag in rules.EMPTIED_TEXT:
+            return _replace(dataset, tag, vr, "", "emptied")
+        return _remove(dataset, tag)
+
+    def _patient_pseudonym(self, original: str) -> str:
+        return self.pseudonyms.patient_id(original) if original else ""
+
+    def _map_uids(self, dataset: Dataset, tag: BaseTag, trace: Trace) -> str | None:
+        originals = [uid.strip(" \0") for uid in text_of(dataset, tag).split("\\")]
+        private = [uid for uid in originals if uid and not rules.is_structural_uid(uid)]
+        if not private:
+            return None
+        trace.uids.update(private)
+        mapped = [self.pseudonyms.uid(uid) if uid in private else uid for uid in originals]
+        return _replace(dataset, tag, "UI", "\\".join(mapped), "uid_mapped")
+
+    def _move_date(self, dataset: Dataset, tag: BaseTag, vr: str) -> str:
+        """Shift days, keep times; without that option, or where a value can't be read, leave the attribute empty."""
+        parts = text_of(dataset, tag).split("\\")
+        days = self.pseudonyms.date_shift_days(self.patient_key)
+        if "113107" not in self.codes:
+            return _replace(dataset, tag, vr, "", "emptied")
+        if vr == "TM":
+            moved = [checked_time(part) for part in parts]
+        else:
+            shift = shift_date if vr == "DA" else shift_datetime
+            moved = [shift(part, days) for part in parts]
+        known = [part for part in moved if part is not None]
+        if len(known) < len(moved):
+            return _replace(dataset, tag, vr, "", "unreadable_date_emptied")
+        return _replace(dataset, tag, vr, "\\".join(known), "time_kept" if vr == "TM" else "date_shifted")
+
+
+def _closed_group(tag: BaseTag) -> str:
+    """A name for what is dropped whole, whatever it holds; "" for an ordinary public attribute."""
+    group = tag >> 16
+    if group & 1:
+        return "private"
+    if 0x5000 <= group <= 0x50FF:
+        return "curve"
+    if 0x6000 <= group <= 0x60FF:
+        return "overlay"
+    if group < 0x0008 or group > 0x7FE0 or tag & 0xFFFF == 0:
+        return "group_length_or_wrapping"
+    return ""
+
+
+def _remember(dataset: Dataset, tag: BaseTag, vr: str, trace: Trace) -> None:
+    """Note identities of any level for the scan of the output."""
+    if vr == "PN":
+        trace.names.update(name for name in text_of(dataset, tag).split("\\") if name)
+    elif tag in (PATIENT_ID, OTHER_IDS, ACCESSION):
+        trace.identifiers.update(part for part in text_of(dataset, tag).split("\\") if part)
+
+
+def _remove(dataset: Dataset, tag: BaseTag) -> str:
+    del dataset[tag]
+    return "removed"
+
+
+def _replace(dataset: Dataset, tag: int, vr: str, value: str, action: str) -> str:
+    put_text(dataset, tag, vr, value)
+    return action
+
+
+def _dummy(dataset: Dataset, tag: BaseTag, vr: str) -> str:
+    if vr in DUMMIES:
+        return _replace(dataset, tag, vr, DUMMIES[vr], "dummy")
+    if vr in DUMMY_TEXT_VRS:
+        return _replace(dataset, tag, vr, "REMOVED", "dummy")
+    return _remove(dataset, tag)
+
+
+@cache
+def _code_items(codes: tuple[str, ...], *, implicit: bool) -> bytes:
+    items = []
+    for value in codes:
+        item = Dataset()
+        item.CodeValue = value
+        item.CodingSchemeDesignator = "DCM"
+        item.CodeMeaning = CODE_MEANINGS[value]
+        items.append(item)
+    return items_bytes(items, implicit=implicit)

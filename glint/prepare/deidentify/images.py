@@ -1,0 +1,239 @@
+"""De-identify the DICOM series of one shard: read, gate, clean, write, scan what was written."""
+
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from pydicom.dataset import FileDataset
+
+from glint.core.config.deidentify import DeidentifyConfig
+from glint.core.errors import Quarantine
+from glint.core.ids import Pseudonyms
+from glint.core.parallel import parallel_map
+from glint.core.provenance import digest, sha256_bytes
+from glint.formats.dicom import dataset_bytes, read_dataset, stored_transfer_syntax
+from glint.formats.manifest import manifest_frame
+from glint.prepare.deidentify.elements import text_of
+from glint.prepare.deidentify.engine import METHOD, METHOD_TEXT, PATIENT_ID, Engine, Trace
+from glint.prepare.deidentify.residual import ResidualScan, residual_scan
+from glint.prepare.deidentify.rules import SOP_CLASSES
+from glint.prepare.deidentify.table import profile_actions
+
+SOP_CLASS_UID, SOP_INSTANCE_UID, IMAGE_TYPE, BURNED_IN = 0x00080016, 0x00080018, 0x00080008, 0x00280301
+PIXEL_DATA, PIXEL_DATA_TAG = 0x7FE00010, b"\xe0\x7f\x10\x00"
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeriesJob:
+    """One series to clean: its index rows, its study's identity, and where its files go."""
+
+    study: Row
+    series: Row
+    instances: Sequence[Row]
+    folder: Path
+    key: bytes
+    config: DeidentifyConfig
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The engine of this series' patient."""
+        return make_engine(Pseudonyms(self.key), self.study["patient_key"], self.config)
+
+    @cached_property
+    def scan(self) -> ResidualScan:
+        """The scan for every identifier that the index knows of this study."""
+        study = self.study
+        return residual_scan(
+            names=[*study["patient_names"], *study["other_persons"]],
+            identifiers=[study["raw_patient_id"], study["accession"], *study["identifiers"]],
+            dates=[*study["birth_dates"], *study["study_dates"]],
+            phrases=study["institutions"],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeriesResult:
+    """Outcome of one series; `actions` counts (action, attribute keyword)."""
+
+    reason: str | None
+    num_instances: int
+    input_digest: str
+    actions: Counter[tuple[str, str]]
+
+
+def make_engine(pseudonyms: Pseudonyms, patient_key: str, config: DeidentifyConfig) -> Engine:
+    """An engine under the options that `config` chooses."""
+    options = {"modified_dates": config.retain_modified_dates, "patient": config.retain_patient_characteristics}
+    codes = {"modified_dates": "113107", "patient": "113108"}
+    chosen = [name for name, wanted in options.items() if wanted]
+    return Engine(
+        pseudonyms=pseudonyms,
+        actions=profile_actions(*chosen),
+        patient_key=patient_key,
+        codes=("113100", *(codes[name] for name in chosen)),
+    )
+
+
+def refuse(dataset: FileDataset) -> None:
+    """Refuse what can't be cleaned by its header.
+
+    Raises:
+        Quarantine: unknown SOP class, our own output, burned-in text, screen captures, overlays hidden in pixels.
+    """
+    if text_of(dataset, SOP_CLASS_UID) not in SOP_CLASSES:
+        raise Quarantine("sop_class_not_allowed", "only CT, CR and DX images pass")
+    if METHOD.split(":")[0] in text_of(dataset, METHOD_TEXT):
+        raise Quarantine("already_deidentified", "pseudonyms of pseudonyms would break every link; give the raw files")
+    if text_of(dataset, BURNED_IN).upper() == "YES":
+        raise Quarantine("burned_in_annotation", "the header says that identifying text is in the pixels")
+    if {"DERIVED", "SECONDARY"} <= {value.strip() for value in text_of(dataset, IMAGE_TYPE).upper().split("\\")}:
+        raise Quarantine("secondary_image", "a derived secondary image may show text")
+    positions = [tag for tag in dataset.keys() if 0x6000 <= tag >> 16 <= 0x60FF and tag & 0xFFFF == 0x0102]  # noqa: SIM118
+    if any(dataset[tag].value for tag in positions):
+        raise Quarantine("embedded_overlay", "an overlay hides in unused bits of the pixels")
+    if PIXEL_DATA not in dataset:
+        raise Quarantine("truncated", "a file has no pixel data")
+
+
+@lru_cache(maxsize=64)
+def _scan_for(names: frozenset[str], identifiers: frozenset[str]) -> ResidualScan:
+    return residual_scan(names=names, identifiers=identifiers, dates=(), phrases=())
+
+
+def clean_file(content: bytes, instance: Row, job: SeriesJob) -> tuple[bytes, Trace]:
+    """A raw file's bytes → the bytes that may leave, and what was done.
+
+    Raises:
+        Quarantine: see `refuse`; also `changed_since_index`, `residual_identifier`, `unreadable`.
+    """
+    dataset = read_dataset(content)
+    refuse(dataset)
+    if text_of(dataset, SOP_INSTANCE_UID) != instance["sop_instance_uid"]:
+        raise Quarantine("changed_since_index", "a file is not the one that was indexed; run index again")
+    if text_of(dataset, PATIENT_ID) != job.study["raw_patient_id"]:
+        raise Quarantine("changed_since_index", "a file's patient is not the one that was indexed; run index again")
+    syntax = stored_transfer_syntax(dataset)
+    pixels = bytes(dataset.get_item(PIXEL_DATA).value)
+    try:
+        trace = job.engine.clean(dataset)
+        written = dataset_bytes(dataset, transfer_syntax=syntax)
+    except Quarantine:
+        raise
+    except Exception as error:  # a value that no parser or writer accepts: refused, and its text is not repeated
+        raise Quarantine("unreadable", "an element can't be parsed or written") from error
+    header = written[: written.rindex(PIXEL_DATA_TAG, 0, len(written) - len(pixels) + 1)]
+    inner = _scan_for(frozenset(trace.names), frozenset(trace.identifiers))
+    if any(scan.finds(header, pixels, dataset, trace.uids) for scan in (job.scan, inner)):
+        raise Quarantine("residual_identifier", "an original identifier is still in a cleaned file")
+    return written, trace
+
+
+def clean_series(job: SeriesJob) -> SeriesResult:
+    """Clean every file of a series into `job.folder`; one refused file refuses the series and leaves no file."""
+    actions: Counter[tuple[str, str]] = Counter()
+    digests: list[list[str]] = []
+    reason = None
+    job.folder.mkdir(parents=True)
+    for instance in job.instances:
+        try:
+            content = Path(instance["file"]).read_bytes()
+            digests.append([instance["instance_id"], sha256_bytes(content)])
+            written, trace = clean_file(content, instance, job)
+        except OSError:
+            reason = "unreadable"
+        except Quarantine as quarantine:
+            reason = quarantine.reason
+        if reason is not None:
+            shutil.rmtree(job.folder)
+            break
+        (job.folder / f"{instance['instance_id']}.dcm").write_bytes(written)
+        actions.update(trace.actions)
+    return SeriesResult(
+        reason=reason, num_instances=len(job.instances), input_digest=digest(sorted(digests)), actions=actions
+    )
+
+
+def _indexed_digest(instances: Sequence[Row]) -> str:
+    return digest(sorted([row["instance_id"], row["header_digest"]] for row in instances))
+
+
+def clean_shard(
+    studies: pl.DataFrame,
+    series: pl.DataFrame,
+    instances: pl.DataFrame,
+    *,
+    folder: Path,
+    pseudonyms: Pseudonyms,
+    config: DeidentifyConfig,
+    params_digest: str,
+    workers: int,
+) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """Clean the usable series of a shard into `folder/dicom/<study_id>/<series_id>/<instance_id>.dcm`.
+
+    Returns the manifest (every series of the shard, quarantined ones with their reason) and the audit, which counts
+    actions and attribute keywords and holds no value.
+    """
+    by_study = {row["study_id"]: row for row in studies.iter_rows(named=True)}
+    by_series: dict[tuple[str, str], list[Row]] = {}
+    for row in instances.iter_rows(named=True):
+        by_series.setdefault((row["study_id"], row["series_id"]), []).append(row)
+    rows = list(series.sort("study_id", "series_id").iter_rows(named=True))
+    jobs = [
+        SeriesJob(
+            study=by_study[row["study_id"]],
+            series=row,
+            instances=[item for item in by_series[row["study_id"], row["series_id"]] if item["status"] == "ok"],
+            folder=folder / "dicom" / row["study_id"] / row["series_id"],
+            key=pseudonyms.key,
+            config=config,
+        )
+        for row in rows
+        if row["status"] == "ok"
+    ]
+    results = parallel_map(clean_series, jobs, workers=workers, description="de-identify series")
+    done = {
+        (job.series["study_id"], job.series["series_id"]): result for job, result in zip(jobs, results, strict=True)
+    }
+    manifest = []
+    for row in rows:
+        place = (row["study_id"], row["series_id"])
+        result = done.get(place)
+        reason = row["reason"] if result is None else result.reason
+        manifest.append(
+            {
+                "study_id": row["study_id"],
+                "patient_id": row["patient_id"],
+                "series_id": row["series_id"],
+                "kind": row["kind"],
+                "status": "ok" if reason is None else "quarantined",
+                "reason": reason,
+                "path": f"dicom/{row['study_id']}/{row['series_id']}" if reason is None else None,
+                "num_instances": row["num_instances"],
+                "input_digest": _indexed_digest(by_series[place]) if result is None else result.input_digest,
+                "params_digest": params_digest,
+            }
+        )
+    return manifest_frame(manifest, "deidentify_images"), _audit(manifest, results)
+
+
+def _audit(manifest: Sequence[Row], results: Sequence[SeriesResult]) -> dict[str, Any]:
+    actions: Counter[tuple[str, str]] = Counter()
+    for result in results:
+        actions.update(result.actions)
+    by_action: dict[str, dict[str, int]] = {}
+    for (action, keyword), count in sorted(actions.items()):
+        by_action.setdefault(action, {})[keyword] = count
+    return {
+        "method": METHOD,
+        "series": len(manifest),
+        "series_ok": sum(row["status"] == "ok" for row in manifest),
+        "instances_ok": sum(row["num_instances"] for row in manifest if row["status"] == "ok"),
+        "quarantined": dict(sorted(Counter(row["reason"] for row in manifest if row["reason"]).items())),
+        "actions": by_action,
+    }

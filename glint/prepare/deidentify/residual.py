@@ -1,0 +1,102 @@
+"""The last gate: no original identifier may be found in the bytes that leave.
+
+A search in raw bytes also sees what no parser would show: padding, preambles, broken elements.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pydicom.dataset import Dataset
+
+from glint.prepare.deidentify.rules import PLACEHOLDERS
+from glint.prepare.deidentify.values import parse_date
+
+SHORTEST = 4
+SUBSTRING_LETTERS = 6  # shorter words occur inside others ("mens" in SIEMENS): they must stand alone
+PIXEL_SHORTEST = 8  # shorter ones occur in compressed pixels by chance
+NUMBER_VRS = frozenset({"DS", "IS", "US", "SS", "UL", "SL", "FL", "FD", "UV", "SV", "AT", "OB", "OW", "OV"})
+_SEPARATORS = re.compile(r"[\^=,;\s\\'’.-]+")
+
+
+def name_parts(name: str) -> list[str]:
+    """Components of a person name, of any character set, without empty ones."""
+    return [part for part in _SEPARATORS.split(name) if part]
+
+
+def _date_forms(text: str) -> list[str]:
+    parsed = parse_date(text)
+    return [parsed.strftime(form) for form in ("%Y%m%d", "%Y-%m-%d", "%Y.%m.%d")] if parsed else []
+
+
+def _pattern(word: str) -> str:
+    escaped = re.escape(word)
+    if word.isdigit():
+        return rf"(?<![0-9])(?<![0-9]\.){escaped}(?![0-9])"
+    if word.isalpha() and word.isascii() and len(word) < SUBSTRING_LETTERS:
+        return rf"(?<![a-z]){escaped}(?![a-z])"
+    return escaped
+
+
+@dataclass(frozen=True)
+class ResidualScan:
+    """Searches for a fixed set of identifiers; make one per study with `residual_scan`."""
+
+    in_header: re.Pattern[str]
+    in_pixels: tuple[bytes, ...]
+    in_numbers: re.Pattern[str]
+
+    def finds(self, header: bytes, pixels: bytes, dataset: Dataset, uids: Iterable[str]) -> bool:
+        """True if an identifier is in the bytes of a written file; `dataset` is its parsed form.
+
+        An all-digit identifier that is found only inside number elements is a coincidence, for example 1024 in a
+        rescale intercept, and does not count.
+        """
+        if any(uid.encode() in header for uid in uids if len(uid) >= SHORTEST):
+            return True
+        if any(word in pixels for word in self.in_pixels):
+            return True
+        text = header.decode("utf-8", "replace").lower()
+        if self.in_header.search(text):
+            return True
+        return self.in_numbers.search(text) is not None and self._in_texts(dataset)
+
+    def _in_texts(self, dataset: Dataset) -> bool:
+        for element in dataset.iterall():
+            if (
+                element.VR not in NUMBER_VRS
+                and element.VR not in ("SQ", "UI")
+                and self.in_numbers.search(str(element.value).lower())
+            ):
+                return True
+        return False
+
+
+def _any_of(words: Iterable[str]) -> re.Pattern[str]:
+    alternatives = sorted({_pattern(word) for word in words})
+    return re.compile("|".join(alternatives) if alternatives else r"(?!)")
+
+
+def residual_scan(
+    *, names: Iterable[str], identifiers: Iterable[str], dates: Iterable[str], phrases: Iterable[str]
+) -> ResidualScan:
+    """A scan for every identifier of at least 4 characters.
+
+    Args:
+        names: Person names; each component is searched alone.
+        identifiers: Patient IDs, accession numbers and the like.
+        dates: Original dates as the header has them; searched in three spellings.
+        phrases: Whole texts such as the institution; searched as they are.
+    """
+    words = {part for name in names for part in name_parts(name)}
+    words |= {value.strip() for value in (*identifiers, *phrases)}
+    words = {word.lower() for word in words if len(word) >= SHORTEST and word.lower() not in PLACEHOLDERS}
+    spelled = {form for text in dates for form in _date_forms(text)}
+    digits = {word for word in words if word.isdigit()}
+    return ResidualScan(
+        in_header=re.compile(
+            "|".join([_any_of(words - digits).pattern, *(rf"(?<![0-9]){re.escape(f)}" for f in sorted(spelled))])
+        ),
+        in_pixels=tuple(sorted(word.encode() for word in words if len(word) >= PIXEL_SHORTEST)),
+        in_numbers=_any_of(digits),
+    )

@@ -1,0 +1,73 @@
+"""What may stay where the profile table is silent: short lists of what is known to be safe, all else goes.
+
+Source: DICOM PS3.15 E.3.5 note 2 (extract what is known to be safe, drop the rest).
+"""
+
+import re
+from functools import cache
+
+from pydicom._uid_dict import UID_dictionary
+from pydicom.datadict import DicomDictionary, tag_for_keyword
+
+SOP_CLASSES = {
+    "1.2.840.10008.5.1.4.1.1.2": "CT Image",
+    "1.2.840.10008.5.1.4.1.1.2.1": "Enhanced CT Image",
+    "1.2.840.10008.5.1.4.1.1.2.2": "Legacy Converted Enhanced CT Image",
+    "1.2.840.10008.5.1.4.1.1.1": "Computed Radiography Image",
+    "1.2.840.10008.5.1.4.1.1.1.1": "Digital X-Ray Image, for presentation",
+    "1.2.840.10008.5.1.4.1.1.1.1.1": "Digital X-Ray Image, for processing",
+}
+TEXT_VRS = frozenset({"LO", "SH", "ST", "LT", "UT", "UC"})
+BINARY_NUMBER_VRS = frozenset({"US", "SS", "UL", "SL", "FL", "FD", "UV", "SV", "AT"})
+BULK_VRS = frozenset({"OB", "OW", "OD", "OF", "OL", "OV"})
+DATE_VRS = frozenset({"DA", "DT", "TM"})
+# Values of these are checked against the pattern and dropped where they don't fit: a name in a number field goes.
+PATTERN_BY_VR = {
+    "DS": re.compile(rb"[0-9eE+\-. \\]*\0?"),
+    "IS": re.compile(rb"[0-9+\- \\]*\0?"),
+    "CS": re.compile(rb"[A-Za-z0-9_ \\/.\-+]*\0?"),
+}
+
+
+def _tags(*keywords: str) -> frozenset[int]:
+    found = [tag_for_keyword(keyword) for keyword in keywords]
+    return frozenset(tag for tag in found if tag is not None)
+
+
+ALLOWED_TEXT = _tags(
+    "CodeValue",
+    "CodingSchemeDesignator",
+    "ConvolutionKernel",
+    "FilterType",
+    "Manufacturer",
+    "ManufacturerModelName",
+    "RescaleType",
+    "SoftwareVersions",
+    "TimezoneOffsetFromUTC",
+)
+ALLOWED_BULK = _tags(
+    "PixelData",
+    "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths",
+    "LUTData",
+    "RedPaletteColorLookupTableData",
+    "GreenPaletteColorLookupTableData",
+    "BluePaletteColorLookupTableData",
+)
+EMPTIED_TEXT = _tags("PositionReferenceIndicator", "StudyID")
+# Words that other tools leave behind; they name nobody, so finding them in the output means nothing.
+PLACEHOLDERS = frozenset(
+    {"anon", "anonymous", "anonymized", "anonymised", "deidentified", "name", "none", "patient", "removed", "unknown"}
+)
+
+
+@cache
+def known_vrs(tag: int) -> tuple[str, ...]:
+    """Value representations that the dictionary allows for a standard tag; empty for an unknown one."""
+    entry = DicomDictionary.get(tag)
+    return tuple(entry[0].split(" or ")) if entry else ()
+
+
+def is_structural_uid(uid: str) -> bool:
+    """True for UIDs that the standard registers (SOP classes, transfer syntaxes, coding schemes)."""
+    return uid in UID_dictionary

@@ -1,0 +1,71 @@
+"""Report text without identities: what is known of the study first, then what looks like an identity."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from glint.core.errors import Quarantine
+from glint.prepare.deidentify.known_names import (
+    folded,
+    identifier_spans,
+    institution_spans,
+    person_spans,
+    spellings,
+)
+from glint.prepare.deidentify.patterns import pattern_spans, protected_spans
+from glint.prepare.deidentify.residual import name_parts
+from glint.prepare.deidentify.rules import PLACEHOLDERS
+from glint.prepare.deidentify.spans import replaced, settle
+from glint.prepare.deidentify.words import COMMON
+from glint.prepare.deidentify.written_dates import DateShift, date_spans
+
+SHORTEST_RESIDUE = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownIdentity:
+    """What header and report table say about one study's people, numbers and places."""
+
+    persons: Sequence[str]
+    identifiers: Sequence[str]
+    institutions: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleanText:
+    """A text that may leave, and how many stretches of each kind were replaced."""
+
+    text: str
+    replacements: Counter[str]
+
+
+def _residue(text: str, known: KnownIdentity) -> bool:
+    """True if a known name or number still stands in `text`, looked for in another way than it was replaced."""
+    plain = folded(text)
+    tokens = set("".join(character if character.isalnum() else " " for character in plain).split())
+    names = {form for name in known.persons for part in name_parts(name) for form in spellings(part)}
+    names = {name for name in names if len(name) >= SHORTEST_RESIDUE} - COMMON - PLACEHOLDERS
+    numbers = {folded(value.strip()) for value in known.identifiers if any(c.isdigit() for c in value)}
+    return bool(names & tokens) or any(number in plain for number in numbers if len(number) > SHORTEST_RESIDUE)
+
+
+def clean_text(text: str, known: KnownIdentity, shift: DateShift) -> CleanText:
+    """Replace names, numbers, places and times by `[KIND]`, and shift dates in the form they are written in.
+
+    Raises:
+        Quarantine: `residual_identifier`, a known identifier survived.
+    """
+    protected = protected_spans(text)
+    dates = [span for span in date_spans(text, shift) if not any(span.overlaps(other) for other in protected)]
+    spans = [
+        *person_spans(text, known.persons),
+        *identifier_spans(text, known.identifiers),
+        *institution_spans(text, known.institutions),
+        *(span for span in pattern_spans(text) if not any(span.overlaps(other) for other in dates)),
+        *dates,
+    ]
+    settled = settle(spans, text)
+    cleaned = replaced(text, settled)
+    if _residue(cleaned, known):
+        raise Quarantine("residual_identifier", "a known identifier is still in the report")
+    return CleanText(text=cleaned, replacements=Counter(span.kind for span in settled))

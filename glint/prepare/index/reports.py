@@ -1,0 +1,91 @@
+"""Join free-text reports to indexed studies; what has no partner, or two, is set aside with its reason."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from glint.core.config.index import IndexConfig
+from glint.formats.manifest import manifest_frame
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportIndex:
+    """`reports`: one row per study; `quarantine`: reports that no study claims."""
+
+    reports: pl.DataFrame
+    quarantine: pl.DataFrame
+
+
+def report_columns(config: IndexConfig) -> list[str]:
+    """The columns of the report table that the index reads, each once."""
+    names = [config.key_column, config.text_column, config.patient_id_column, *config.identifier_columns]
+    return list(dict.fromkeys(name for name in names if name is not None))
+
+
+def _same(first: str, second: str) -> bool:
+    return first.strip().casefold().lstrip("0") == second.strip().casefold().lstrip("0")
+
+
+def _verdict(study: dict[str, Any], rows: list[dict[str, str]], ambiguous: bool, config: IndexConfig) -> str | None:
+    """Why the report of one study can't be used, or None."""
+    if not rows:
+        return "no_report"
+    if ambiguous:
+        return "ambiguous_accession"
+    if len({row[config.text_column].strip() for row in rows}) > 1:
+        return "several_reports"
+    if not rows[0][config.text_column].strip():
+        return "empty_report"
+    named, known = config.patient_id_column, study["raw_patient_id"]
+    if named and known and any(row[named].strip() and not _same(row[named], known) for row in rows):
+        return "patient_mismatch"
+    return None
+
+
+def _report_row(
+    study: dict[str, Any], rows: list[dict[str, str]], reason: str | None, config: IndexConfig
+) -> dict[str, Any]:
+    sources = [config.key_column, config.patient_id_column, *config.identifier_columns]
+    values = {row[name].strip() for row in rows for name in sources if name is not None}
+    return {
+        "study_id": study["study_id"],
+        "shard": study["shard"],
+        "text": rows[0][config.text_column] if reason is None else None,
+        "identifiers": sorted(value for value in values if value),
+        "status": "ok" if reason is None else "quarantined",
+        "reason": reason,
+    }
+
+
+def join_reports(studies: pl.DataFrame, table: pl.DataFrame, config: IndexConfig) -> ReportIndex:
+    """One report row per study of `studies` (schema `index_studies`), joined with `table` by `config.report_key`."""
+    column = "accession" if config.report_key == "accession" else "study_uid"
+    by_key: dict[str, list[dict[str, str]]] = defaultdict(list)
+    for row in table.iter_rows(named=True):
+        by_key[row[config.key_column].strip()].append(row)
+    claims: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for study in studies.iter_rows(named=True):
+        claims[study[column].strip()].append(study)
+    reports = []
+    for key, claimants in claims.items():
+        rows = by_key.get(key, []) if key else []
+        for study in claimants:
+            reason = _verdict(study, rows, len(claimants) > 1, config)
+            reports.append(_report_row(study, rows, reason, config))
+    orphans = [
+        {"level": "report", "item": key, "reason": "no_study" if key else "no_key"}
+        for key, rows in by_key.items()
+        if not key or key not in claims
+        for _ in rows
+    ]
+    quarantined = [
+        {"level": "report", "study_id": row["study_id"], "reason": row["reason"]} for row in reports if row["reason"]
+    ]
+    return ReportIndex(
+        reports=manifest_frame(reports, "index_reports").sort("study_id"),
+        quarantine=manifest_frame(orphans + quarantined, "index_quarantine").sort(
+            "reason", "study_id", "item", nulls_last=True
+        ),
+    )

@@ -1,0 +1,134 @@
+"""Stage 06: studies → train, validation, test, by patient.
+
+Each patient's place is SHA-256 of the seed and the pseudonym, read as a number in [0, 1) and compared with the shares.
+It depends on nobody else: a new patient or study never moves an old one. The price is that shares hold only on
+average: of N patients a share p gets pN ± sqrt(p(1-p)N).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from glint.core.config.split import SplitConfig
+from glint.core.errors import InputError
+from glint.core.progress import log
+from glint.core.provenance import digest
+from glint.formats.manifest import manifest_frame, read_manifest, write_manifest
+
+SPLITS = ("train", "validation", "test")
+
+
+def split_of_patient(patient_id: str, config: SplitConfig) -> str:
+    """The patient's split; a function of the seed, the shares and this patient alone."""
+    drawn = int.from_bytes(hashlib.sha256(f"{config.seed}|{patient_id}".encode()).digest()[:8], "big") / 2**64
+    if drawn < config.train:
+        return "train"
+    return "validation" if drawn < config.train + config.validation else "test"
+
+
+def split_studies(series: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
+    """One row per study (schema `split`, sorted by study_id) from the series rows of stage 02.
+
+    A study without an accepted volume is quarantined (`no_accepted_series`), one without a patient too (`no_patient`).
+    Where the same images lie in two splits, filed under two patients, the study that sorts first stays and the others
+    are quarantined (`duplicate_across_splits`).
+
+    Raises:
+        InputError: a study belongs to two patients, a split could not be made clean, or nobody is left to train on.
+    """
+    params = digest(config.model_dump(mode="json"))
+    usable = pl.col("status").eq("ok") & pl.col("kind").eq("volume")
+    images = pl.concat_list("series_id", "input_digest").list.drop_nulls()
+    studies = (
+        series.sort("study_id", "series_id", nulls_last=True)
+        .group_by("study_id", maintain_order=True)
+        .agg(
+            patients=pl.col("patient_id").drop_nulls().unique(),
+            images=images.filter(usable).explode().drop_nulls().unique(),
+            accepted=usable.any(),
+            input=pl.concat_str("series_id", "status", "input_digest", separator="|", ignore_nulls=True),
+        )
+    )
+    rows: list[dict[str, Any]] = []
+    contents: dict[str, set[str]] = {}
+    for study in studies.iter_rows(named=True):
+        patients = study["patients"]
+        if len(patients) > 1:
+            raise InputError(
+                f"study {study['study_id']} belongs to {len(patients)} patients in the manifests; index it again"
+            )
+        reason = "no_patient" if not patients else None if study["accepted"] else "no_accepted_series"
+        contents[study["study_id"]] = set(study["images"])
+        rows.append(
+            {
+                "study_id": study["study_id"],
+                "patient_id": patients[0] if patients else None,
+                "split": None if reason else split_of_patient(patients[0], config),
+                "status": "quarantined" if reason else "ok",
+                "reason": reason,
+                "input_digest": digest(study["input"]),
+                "params_digest": params,
+            }
+        )
+    _withdraw_duplicates(rows, contents)
+    frame = manifest_frame(rows, "split")
+    check_leakage(frame, contents)
+    return frame
+
+
+def _withdraw_duplicates(rows: list[dict[str, Any]], contents: dict[str, set[str]]) -> None:
+    home: dict[str, str] = {}
+    for row in rows:
+        if row["status"] != "ok":
+            continue
+        keys = contents[row["study_id"]]
+        if any(home.get(key, row["split"]) != row["split"] for key in keys):
+            row.update(status="quarantined", reason="duplicate_across_splits", split=None)
+        else:
+            home.update(dict.fromkeys(keys, row["split"]))
+
+
+def check_leakage(frame: pl.DataFrame, contents: dict[str, set[str]]) -> None:
+    """Refuse a division in which a patient, a series or equal image bytes lie in more than one split.
+
+    `contents`: study_id → what identifies its images (series ids, digests of the input).
+
+    Raises:
+        InputError: one line with the counts.
+    """
+    places: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for row in frame.filter(pl.col("status") == "ok").iter_rows(named=True):
+        places["patients", row["patient_id"]].add(row["split"])
+        for key in contents.get(row["study_id"], ()):
+            places["images", key].add(row["split"])
+    leaked = {kind: sum(len(s) > 1 for (k, _), s in places.items() if k == kind) for kind in ("patients", "images")}
+    if any(leaked.values()):
+        raise InputError(
+            f"leakage: {leaked['patients']} patients and {leaked['images']} images lie in more than one split; "
+            "merge their patient ids in the index or change split.seed"
+        )
+
+
+def split_manifests(manifests: Sequence[Path], out: Path, config: SplitConfig) -> None:
+    """Divide the studies of all shards' image manifests and write the `split` manifest."""
+    frame = split_studies(pl.concat([read_manifest(path, "deidentify_images") for path in manifests]), config)
+    taken = frame.filter(pl.col("status") == "ok")
+    if not taken.filter(pl.col("split") == "train").height:
+        raise InputError(
+            f"split: no study to train on ({frame.height} studies, {taken.height} accepted); "
+            "see the reasons in the image manifests, or change split.seed or split.train"
+        )
+    write_manifest(out, frame, "split")
+    said = []
+    for name in SPLITS:
+        part = taken.filter(pl.col("split") == name)
+        said.append(f"{name} {part.height} studies of {part['patient_id'].n_unique()} patients")
+        if not part.height and getattr(config, name) > 0:
+            log(f"split: warning: {name} is empty; change split.seed or its share")
+    log(f"split: {', '.join(said)}; {frame.height - taken.height} quarantined")

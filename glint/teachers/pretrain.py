@@ -1,0 +1,260 @@
+"""In-domain pretraining by masked latent prediction (V-JEPA 2.1's recipe at the size of a desk computer).
+
+A context encoder sees a fraction of the patches. A small predictor fills the whole grid from them, and is asked for what an
+exponential moving average of the encoder (the target, no gradient) makes of the whole volume, at several depths at once:
+
+    L = mean_{b,n} w_bn · smooth_l1( predicted_bn , concat_l LN(target^l_bn) )  +  λ_I · mean_{b,n} w_bn · smooth_l1( read-out_bn , intensity_bn )
+
+w is 1 on hidden tokens and falls with the distance to the next hidden token on visible ones (`masking.loss_weights`).
+LN has no parameters. The intensity term is what keeps a tiny encoder on a few hundred volumes from forgetting the lesion:
+latent prediction alone is content with what neighbours tell about each other.
+
+Every random number comes from (seed, purpose, step), so a run that was killed and resumed takes the same steps.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from glint.core.config.teacher import PretrainConfig
+from glint.core.errors import FingerprintError
+from glint.core.progress import log, track
+from glint.core.seeds import derived_seed, generator
+from glint.formats.checkpoint import read_state, write_state
+from glint.teachers.masking import block_mask, loss_weights
+from glint.teachers.vjepa import (
+    LAYER_NORM_EPSILON,
+    Block,
+    EncoderConfig,
+    RotaryTable,
+    VisionTransformer3D,
+    grid_coordinates,
+    initialise,
+    patchify,
+    select_tokens,
+    sincos_embedding,
+)
+
+
+EXCEEDED = (0.125, 0.375, 0.5, 0.625, 0.875)
+NUMBERS_PER_CHANNEL = 8 + 3 + len(EXCEEDED)
+
+
+class Volumes(Protocol):
+    """Volumes to learn from. `window` gives (C, Z, Y, X) float32 in [0, 1], moved by whole voxels (z, y, x)."""
+
+    def __len__(self) -> int: ...
+
+    def window(self, index: int, shift_zyx: tuple[int, int, int] = (0, 0, 0)) -> np.ndarray[Any, np.dtype[np.float32]]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainBatch:
+    """B volumes, M masks each: R = B · M rows, the masks of one volume side by side.
+
+    `visible_RK` are the tokens the context encoder sees, `asked_RQ` the hidden tokens that are predicted (a draw of all
+    hidden ones), `weight_RT` the weights of both in the loss, T = K + Q, visible ones first.
+    """
+
+    volume_BCZYX: Tensor
+    visible_RK: Tensor
+    asked_RQ: Tensor
+    weight_RT: Tensor
+
+
+class Predictor(nn.Module):
+    """Context tokens (R, K, levels · D) and the places asked for (R, Q) → predictions (R, K + Q, levels · D)."""
+
+    absolute: Tensor
+
+    def __init__(self, encoder: EncoderConfig, config: PretrainConfig) -> None:
+        super().__init__()
+        width, levels = config.predictor_width, len(config.levels)
+        self.enter = nn.Linear(levels * encoder.width, width)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.rotary = RotaryTable(encoder.grid, width // config.predictor_heads, encoder.position_base)
+        absolute = sincos_embedding(grid_coordinates(encoder.grid), width, encoder.position_base)
+        self.register_buffer("absolute", absolute, persistent=False)
+        self.blocks = nn.ModuleList(
+            Block(width, config.predictor_heads, encoder.mlp_ratio) for _ in range(config.predictor_depth)
+        )
+        self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPSILON)
+        self.leave = nn.Linear(width, levels * encoder.width)
+        initialise(self, (block for block in self.blocks if isinstance(block, Block)))
+
+    def forward(self, context_RKD: Tensor, visible_RK: Tensor, asked_RQ: Tensor) -> Tensor:
+        entered = self.enter(context_RKD)
+        masked = self.mask_token.to(entered.dtype).expand(*asked_RQ.shape, -1)
+        places = torch.cat([visible_RK, asked_RQ], dim=1)
+        tokens = torch.cat([entered, masked], dim=1) + self.absolute[places]
+        rotation = self.rotary(tokens.dtype, places)
+        for block in self.blocks:
+            tokens = block(tokens, rotation)
+        return self.leave(self.norm(tokens))  # type: ignore[no-any-return]
+
+
+def stack_levels(hidden: Mapping[int, Tensor], levels: Sequence[int]) -> Tensor:
+    """(B, N, levels · D): the outputs of the blocks, each through a LayerNorm without parameters."""
+    return torch.cat([F.layer_norm(hidden[level], hidden[level].shape[-1:]) for level in levels], dim=-1)
+
+
+def patch_intensities(voxels_RKV: Tensor, channels: int, patch_zyx: tuple[int, int, int]) -> Tensor:
+    """What a patch looks like, (R, K, C · 16), each number brought to mean 0 and variance 1 over the batch.
+
+    Per channel: means of the eight octants, deviation, lowest and highest mean of 2 × 2 × 2 voxels, and the shares of
+    voxels above 1/8, 3/8, 1/2, 5/8 and 7/8 of the window. `voxels_RKV` are flat patches of `patchify`.
+    """
+    patches = voxels_RKV.reshape(-1, channels, *patch_zyx)
+    octants = F.adaptive_avg_pool3d(patches, 2).flatten(2)
+    smooth = F.avg_pool3d(patches, 2, stride=1).flatten(2) if min(patch_zyx) > 1 else patches.flatten(2)
+    flat = patches.flatten(2)
+    above = [(flat > level).float().mean(dim=-1) for level in EXCEEDED]
+    values = torch.cat(
+        [octants, torch.stack([flat.std(dim=-1), smooth.amin(dim=-1), smooth.amax(dim=-1), *above], dim=-1)], dim=-1
+    ).flatten(1)
+    return ((values - values.mean(dim=0)) / (values.std(dim=0) + 1e-2)).unflatten(0, voxels_RKV.shape[:2])
+
+
+def momentum_at(config: PretrainConfig, step: int) -> float:
+    """Momentum of the target encoder's average after optimiser step `step` (0 is the first)."""
+    share = step / max(1, config.steps - 1)
+    return config.momentum_start + share * (config.momentum_end - config.momentum_start)
+
+
+def learning_rate_at(config: PretrainConfig, step: int) -> float:
+    """Linear warm-up, then half a cosine down to learning_rate_end of the peak."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    share = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    return config.learning_rate * (
+        config.learning_rate_end + (1 - config.learning_rate_end) * 0.5 * (1 + math.cos(math.pi * share))
+    )
+
+
+@torch.no_grad()
+def update_target(target: nn.Module, online: nn.Module, momentum: float) -> None:
+    """target ← momentum · target + (1 - momentum) · online, parameter by parameter."""
+    for slow, fast in zip(target.parameters(), online.parameters(), strict=True):
+        slow.lerp_(fast, 1 - momentum)
+
+
+@torch.no_grad()
+def collapse_monitors(tokens_BND: Tensor) -> dict[str, float]:
+    """Is the representation still one? Of layer-normed tokens: deviation per channel, mean cosine of pairs, effective rank.
+
+    Effective rank is exp(entropy) of the normalised eigenvalues of the covariance (Roy and Vetterli 2007), 1 to D.
+    Collapse shows as deviation → 0, cosine → 1, rank → 1.
+    """
+    rows = F.layer_norm(tokens_BND.float(), tokens_BND.shape[-1:]).flatten(0, 1)
+    centred = rows - rows.mean(dim=0)
+    eigenvalues = torch.linalg.eigvalsh((centred.T @ centred).double()).clamp_min(0)
+    share = eigenvalues / eigenvalues.sum().clamp_min(1e-12)
+    entropy = -(share * share.clamp_min(1e-12).log()).sum()
+    unit = F.normalize(rows, dim=-1)
+    count = rows.shape[0]
+    cosine = (unit.sum(dim=0).square().sum() - count) / max(1, count * (count - 1))
+    return {
+        "token_std": float(rows.std(dim=0).mean()),
+        "token_cosine": float(cosine),
+        "effective_rank": float(entropy.exp()),
+    }
+
+
+class Pretrainer:
+    """Encoder, target, predictor and optimiser; `step` takes one batch."""
+
+    def __init__(self, encoder_config: EncoderConfig, config: PretrainConfig, *, seed: int) -> None:
+        self.encoder_config, self.config = encoder_config, config
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derived_seed(seed, "teacher weights"))
+            self.encoder = VisionTransformer3D(encoder_config)
+            self.predictor = Predictor(encoder_config, config)
+            self.read_out = nn.Linear(encoder_config.width, NUMBERS_PER_CHANNEL * encoder_config.channels)
+        self.target = copy.deepcopy(self.encoder).requires_grad_(False).eval()
+        self.online = nn.ModuleDict(
+            {"encoder": self.encoder, "predictor": self.predictor, "read_out": self.read_out}
+        )
+        parameters = list(self.online.parameters())
+        groups = [
+            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
+
+    def losses(self, batch: PretrainBatch) -> tuple[dict[str, Tensor], Tensor]:
+        """Loss terms by name, and the target's tokens of the deepest level (B, N, D)."""
+        levels, copies = self.config.levels, batch.visible_RK.shape[0] // batch.volume_BCZYX.shape[0]
+        places = torch.cat([batch.visible_RK, batch.asked_RQ], dim=1)
+        with torch.no_grad():
+            target = self.target(batch.volume_BCZYX, layers=levels).hidden
+            wanted_RTD = select_tokens(stack_levels(target, levels).repeat_interleave(copies, dim=0), places)
+        volume_R = batch.volume_BCZYX.repeat_interleave(copies, dim=0)
+        encoded = self.encoder(volume_R, layers=levels, keep_BK=batch.visible_RK)
+        context = stack_levels(encoded.hidden, levels)
+        predicted_RTD = self.predictor(context, batch.visible_RK, batch.asked_RQ)
+        error_RT = F.smooth_l1_loss(predicted_RTD, wanted_RTD, reduction="none").mean(dim=-1)
+        terms = {
+            "latent": (error_RT * batch.weight_RT).sum() / batch.weight_RT.sum(),
+            "latent_hidden": error_RT[:, batch.visible_RK.shape[1] :].mean().detach(),
+        }
+        if self.config.intensity_weight > 0:
+            shape = self.encoder_config
+            voxels = select_tokens(patchify(batch.volume_BCZYX, shape.patch_zyx).repeat_interleave(copies, dim=0), batch.visible_RK)
+            wanted = patch_intensities(voxels, shape.channels, shape.patch_zyx)
+            terms["intensity"] = F.smooth_l1_loss(self.read_out(encoded.patch_tokens_BND), wanted)
+        return terms, target[max(levels)]
+
+    def step(self, batch: PretrainBatch, step: int) -> tuple[dict[str, float], Tensor]:
+        """One optimiser step and one step of the target's average; the loss terms, and the target's deepest tokens."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate_at(self.config, step)
+        terms, target_tokens = self.losses(batch)
+        total = terms["latent"]
+        if "intensity" in terms:
+            total = total + self.config.intensity_weight * terms["intensity"]
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.online.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+        update_target(self.target, self.encoder, momentum_at(self.config, step))
+        return {"loss": float(total.detach()), **{name: float(term.detach()) for name, term in terms.items()}}, target_tokens
+
+
+def draw_batch(volumes: Volumes, encoder: EncoderConfig, config: PretrainConfig, *, seed: int, step: int) -> PretrainBatch:
+    """Batch of one step, a function of (seed, step) alone: which volumes, how shifted, which masks."""
+    volume_list, visible, asked, weights = [], [], [], []
+    for position in range(step * config.batch_size, (step + 1) * config.batch_size):
+        epoch, place = divmod(position, len(volumes))
+        index = int(generator(seed, "teacher order", epoch).permutation(len(volumes))[place])
+        rng = generator(seed, "teacher volume", position)
+        dz, dy, dx = (int(shift) for shift in rng.integers(-config.shift_voxels, config.shift_voxels + 1, size=3))
+        volume_list.append(volumes.window(index, (dz, dy, dx)))
+        for _ in range(config.masks.per_volume):
+            kept = block_mask(
+                rng,
+                encoder.grid,
+                masked_fraction=config.masks.masked_fraction,
+                block_fraction=(config.masks.block_min, config.masks.block_max),
+            )
+            hidden = np.setdiff1d(np.arange(encoder.tokens), kept)
+            drawn = np.sort(rng.permutation(hidden)[: config.predicted_tokens])
+            weight_N = loss_weights(encoder.grid, kept, visible_weight=config.visible_weight)
+            visible.append(kept)
+            asked.append(drawn)
+            weights.append(weight_N[np.concatenate([kept, drawn])])
+    return PretrainBatch(
+        volume_BCZYX=torch.from_numpy(np.stack(volume_list)),
+        visible_RK=torch.from_numpy(np.stack(visible)),
+        asked_RQ=torch.from_numpy(np.stack(asked)),
+        weight_RT=torch.from_numpy(np.stack(weights)),
+    )

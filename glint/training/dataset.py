@@ -1,0 +1,131 @@
+"""What training holds in memory: volumes, valid patches, teacher tokens, sentences and what studies state."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+
+from glint.core.config.train import AugmentConfig, SentenceConfig
+from glint.core.prompts import finding_prompt
+from glint.core.seeds import generator
+from glint.prepare.resample import window_channels
+from glint.prepare.sections.sentence_classes import (
+    SentenceQueries,
+    StudyStatements,
+    pair_relations,
+    sentence_class,
+)
+from glint.training.sampler import batch_rows, sentence_draw
+from glint.training.step import Batch
+
+FIRST_PROMPT_INDEX = 1_000_000  # sentence_index of generated sentences, above every real one
+Windows = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySet:
+    """Studies of one split; row b is study_ids[b].
+
+    `volume_BZYX` int16 HU on the model grid; `weight_BP` c_p; `teacher` block → (B, P, D) float16.
+    """
+
+    study_ids: tuple[str, ...]
+    volume_BZYX: NDArray[np.int16]
+    weight_BP: NDArray[np.float32]
+    windows: Windows
+    statements: StudyStatements
+    queries: SentenceQueries
+    teacher: Mapping[int, NDArray[np.float16]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.study_ids)
+
+
+def prompt_tables(findings: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Sentences and findings of the canonical prompts of every stated finding: by name alone, and with its side.
+
+    Only finding, polarity and side enter the text, so only they are stated by it; uncertain findings have no prompt.
+    """
+    stated = findings.filter(pl.col("polarity") != "uncertain").select("study_id", "finding", "polarity", "laterality")
+    sided = stated.filter(pl.col("laterality").is_not_null() & (pl.col("polarity") == "present"))
+    bare = stated.with_columns(laterality=pl.lit(None, dtype=pl.String))
+    rows = (
+        pl.concat([bare, sided])
+        .unique(maintain_order=True)
+        .sort("study_id", "finding", "polarity", "laterality", maintain_order=True)
+    )
+    rows = rows.with_columns(
+        sentence_index=FIRST_PROMPT_INDEX + pl.int_range(pl.len()).over("study_id"),
+        region=pl.lit(None, dtype=pl.String),
+    )
+    texts = [
+        finding_prompt(finding, laterality=laterality, absent=polarity == "absent")
+        for finding, laterality, polarity in rows.select("finding", "laterality", "polarity").iter_rows()
+    ]
+    sentences = rows.select("study_id", "sentence_index").with_columns(
+        text=pl.Series(texts, dtype=pl.String),
+        sentence_class=pl.Series([sentence_class(text) for text in texts], dtype=pl.String),
+    )
+    return sentences, rows.select("study_id", "sentence_index", "finding", "polarity", "laterality", "region")
+
+
+def study_texts(
+    sentences: pl.DataFrame, findings: pl.DataFrame, study_ids: Sequence[str], config: SentenceConfig
+) -> tuple[StudyStatements, SentenceQueries]:
+    """What the studies state, and the sentences to train on: those of the reports and, if asked, their prompts."""
+    sentences = sentences.select("study_id", pl.col("sentence_index").cast(pl.Int64), "text", "sentence_class")
+    findings = findings.select(
+        "study_id", pl.col("sentence_index").cast(pl.Int64), "finding", "polarity", "laterality", "region"
+    )
+    statements = StudyStatements.from_tables(sentences, findings, study_ids)
+    if not config.negated:
+        denying = findings.filter(pl.col("polarity") == "absent").select("study_id", "sentence_index").unique()
+        sentences = sentences.join(denying, on=["study_id", "sentence_index"], how="anti")
+    if config.prompts:
+        used = findings if config.negated else findings.filter(pl.col("polarity") != "absent")
+        more_sentences, more_findings = prompt_tables(used)
+        sentences, findings = pl.concat([sentences, more_sentences]), pl.concat([findings, more_findings])
+    return statements, SentenceQueries.from_tables(sentences, findings, study_ids)
+
+
+def photometric(
+    channels_BCZYX: NDArray[np.float32], config: AugmentConfig, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Contrast, offset and noise per volume and channel, clipped back to [0, 1]; unchanged where all are 0."""
+    if config.gain == config.offset == config.noise == 0:
+        return channels_BCZYX
+    shape = (*channels_BCZYX.shape[:2], 1, 1, 1)
+    gain = 1 + config.gain * rng.uniform(-1, 1, shape)
+    offset = config.offset * rng.uniform(-1, 1, shape)
+    changed = (channels_BCZYX - 0.5) * gain + 0.5 + offset
+    if config.noise > 0:
+        changed = changed + config.noise * rng.standard_normal(channels_BCZYX.shape, dtype=np.float32)
+    return np.clip(changed, 0, 1).astype(np.float32)
+
+
+def volume_tensor(studies: StudySet, rows: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
+    """(B, C, Z, Y, X) window channels of the studies `rows`."""
+    return np.stack([window_channels(studies.volume_BZYX[row], studies.windows) for row in rows])
+
+
+def make_batch(
+    studies: StudySet, *, step: int, batch_size: int, seed: int, sentences: SentenceConfig, augment: AugmentConfig
+) -> Batch:
+    """The batch of `step`; the same arguments give the same batch."""
+    rows = batch_rows(studies=len(studies), batch_size=batch_size, step=step, seed=seed)
+    queries = studies.queries
+    candidates = np.flatnonzero(np.isin(queries.study, rows))
+    asked = sentence_draw(queries.unique(candidates), limit=sentences.per_batch, step=step, seed=seed)
+    taken = queries.take(asked)
+    relation_TB = pair_relations(taken, studies.statements.take(rows))
+    channels = photometric(volume_tensor(studies, rows), augment, generator(seed, "augment", step))
+    return Batch(
+        volume_BCZYX=torch.from_numpy(channels),
+        patch_weight_BP=torch.from_numpy(studies.weight_BP[rows]),
+        sentences=taken.texts,
+        relation_TB=torch.from_numpy(relation_TB),
+        teacher={block: torch.from_numpy(tokens[rows]).float() for block, tokens in studies.teacher.items()},
+    )

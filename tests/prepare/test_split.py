@@ -1,0 +1,139 @@
+"""Patients, not studies, are divided; nobody moves when others come; leakage is refused."""
+
+import math
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from glint.cli.__main__ import main
+from glint.core.config.split import SplitConfig
+from glint.core.errors import InputError
+from glint.formats.manifest import manifest_frame, read_manifest, write_manifest
+from glint.prepare.split import check_leakage, split_of_patient, split_studies
+
+CONFIG = SplitConfig()
+
+
+def series_row(study: str, patient: str | None, series: str, **changes):
+    row = {"study_id": study, "patient_id": patient, "series_id": series, "kind": "volume", "status": "ok"}
+    return row | {"reason": None, "input_digest": f"digest of {series}"} | changes
+
+
+def series(rows) -> pl.DataFrame:
+    return manifest_frame(list(rows), "deidentify_images")
+
+
+def cohort(count: int) -> pl.DataFrame:
+    """Two studies of each of `count` patients."""
+    return series(series_row(f"s{p:04d}{v}", f"p{p}", f"r{p}-{v}") for p in range(count) for v in "ab")
+
+
+def patient_in(split: str, config: SplitConfig = CONFIG) -> str:
+    return next(p for p in (f"p{i}" for i in range(1000)) if split_of_patient(p, config) == split)
+
+
+def test_all_studies_of_a_patient_share_one_split():
+    frame = split_studies(cohort(200), CONFIG)
+    assert frame.height == 400
+    assert frame.group_by("patient_id").agg(pl.col("split").n_unique())["split"].max() == 1
+
+
+def test_shares_hold_within_the_scatter_of_a_fair_draw():
+    count = 4000
+    drawn = [split_of_patient(f"p{i}", CONFIG) for i in range(count)]
+    for name in ("train", "validation", "test"):
+        share = getattr(CONFIG, name)
+        assert abs(drawn.count(name) / count - share) < 4 * math.sqrt(share * (1 - share) / count)
+
+
+@given(st.sets(st.integers(0, 119), min_size=1, max_size=30))
+@settings(max_examples=25, deadline=None)
+def test_nobody_moves_when_others_come_or_go(patients):
+    everyone = dict(split_studies(cohort(120), CONFIG).select("patient_id", "split").rows())
+    some = split_studies(cohort(120).filter(pl.col("patient_id").is_in([f"p{i}" for i in patients])), CONFIG)
+    assert all(everyone[patient] == split for patient, split in some.select("patient_id", "split").rows())
+
+
+def test_another_seed_is_another_division():
+    drawn = [[split_of_patient(f"p{i}", SplitConfig(seed=seed)) for i in range(200)] for seed in (0, 1)]
+    assert drawn[0] != drawn[1]
+
+
+def test_the_order_of_rows_does_not_matter():
+    frame = cohort(30)
+    assert split_studies(frame.reverse(), CONFIG).equals(split_studies(frame, CONFIG))
+
+
+def test_studies_without_an_accepted_volume_or_patient_stay_out():
+    frame = series(
+        [
+            series_row("s1", "p1", "r1", status="quarantined", reason="too_few"),
+            series_row("s2", "p2", "r2", kind="localizer"),
+            series_row("s3", None, "r3"),
+            series_row("s4", "p4", "r4", status="quarantined", reason="too_few"),
+            series_row("s4", "p4", "r5"),
+        ]
+    )
+    got = split_studies(frame, CONFIG).select("study_id", "status", "reason", pl.col("split").is_null()).rows()
+    assert got == [
+        ("s1", "quarantined", "no_accepted_series", True),
+        ("s2", "quarantined", "no_accepted_series", True),
+        ("s3", "quarantined", "no_patient", True),
+        ("s4", "ok", None, False),
+    ]
+
+
+@pytest.mark.parametrize("shared", ["series_id", "input_digest"])
+def test_the_same_images_under_two_patients_do_not_straddle_splits(shared):
+    rows = [series_row("s1", patient_in("train"), "r1"), series_row("s2", patient_in("test"), "r2")]
+    rows[1][shared] = rows[0][shared]
+    got = split_studies(series(rows), CONFIG).select("study_id", "split", "reason").rows()
+    assert got == [("s1", "train", None), ("s2", None, "duplicate_across_splits")]
+
+
+def test_a_study_of_two_patients_is_an_error_in_one_line():
+    with pytest.raises(InputError, match="study s1 belongs to 2 patients"):
+        split_studies(series([series_row("s1", "p1", "r1"), series_row("s1", "p2", "r2")]), CONFIG)
+
+
+def test_the_leakage_check_sees_a_patient_and_an_image_in_two_splits():
+    rows = [
+        {"study_id": "s1", "patient_id": "p1", "split": "train", "status": "ok"},
+        {"study_id": "s2", "patient_id": "p1", "split": "test", "status": "ok"},
+        {"study_id": "s3", "patient_id": "p3", "split": "test", "status": "ok"},
+    ]
+    with pytest.raises(InputError, match="leakage: 1 patients and 1 images") as refusal:
+        check_leakage(manifest_frame(rows, "split"), {"s1": {"x"}, "s2": set(), "s3": {"x"}})
+    assert "\n" not in str(refusal.value)
+    check_leakage(manifest_frame(rows[::2], "split"), {"s1": {"x"}, "s3": {"y"}})
+
+
+def test_the_command_joins_all_shards_and_says_what_it_did(tmp_path, capsys):
+    whole = cohort(40)
+    paths = []
+    for number in (0, 1):
+        path = tmp_path / f"shard-{number:03d}" / "manifest.parquet"
+        write_manifest(path, whole.filter(pl.int_range(pl.len()) % 2 == number), "deidentify_images")
+        paths.append(str(path))
+    out = tmp_path / "06_split" / "manifest.parquet"
+    assert main(["split", "--manifests", *paths, "--out", str(out), "--config", '{"seed": 3}']) == 0
+    assert read_manifest(out, "split").equals(split_studies(whole, SplitConfig(seed=3)))
+    assert "train" in capsys.readouterr().err
+
+
+def test_a_cohort_with_nobody_to_train_on_is_refused(tmp_path, capsys):
+    path = tmp_path / "manifest.parquet"
+    write_manifest(path, series([series_row("s1", "p1", "r1", status="quarantined", reason="x")]), "deidentify_images")
+    assert main(["split", "--manifests", str(path), "--out", str(tmp_path / "out.parquet")]) == 1
+    assert "no study to train on" in capsys.readouterr().err
+    assert not (tmp_path / "out.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    "shares", [{"train": 0.5, "validation": 0.1, "test": 0.1}, {"train": 1.0, "validation": 0.0, "test": 0.1}]
+)
+def test_shares_that_are_no_whole_are_refused(shares):
+    with pytest.raises(ValueError, match="must be 1"):
+        SplitConfig(**shares)

@@ -1,0 +1,172 @@
+"""The loop: learns, survives being killed, repeats itself."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from synthetic import FINDINGS, small_model, study_set
+
+from glint.core.config.train import LossConfig, ModelConfig, OptimizerConfig, TrainConfig
+from glint.training import loop
+from glint.training.curves import curves_csv, curves_png
+from glint.training.loop import REQUEUE_EXIT_CODE, Run, train
+from glint.training.optimizer import base_learning_rate, make_optimizer, rate_factor
+
+SHORT = TrainConfig(
+    steps=7,
+    batch_size=4,
+    checkpoint_every=2,
+    validate_every=3,
+    model=ModelConfig(value_width=16, gate_width=8),
+    loss=LossConfig(dense_blocks=(1,)),
+    optimizer=OptimizerConfig(warmup_steps=2),
+)
+
+
+def short_run(state: Path, config: TrainConfig = SHORT, key: str = "k") -> Run:
+    training, _ = study_set(12, teacher=True)
+    validation, _ = study_set(8, seed=1)
+    return train(
+        small_model(config), training, config=config, state=state, key=key, validation=validation, findings=tuple(FINDINGS)
+    )
+
+
+def assert_same(one: Run, other: Run) -> None:
+    for name, tensor in one.model.state_dict().items():
+        assert torch.equal(tensor, other.model.state_dict()[name]), name
+    assert one.curves == other.curves
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    torch.set_num_threads(1)
+    return short_run(tmp_path_factory.mktemp("undisturbed"))
+
+
+@pytest.mark.parametrize("killed_at", [1, 5])
+def test_a_killed_run_ends_in_the_same_weights(
+    undisturbed: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int
+) -> None:
+    real = loop.training_step
+    calls = iter(range(100))
+
+    def dying(*args: object, **kwargs: object) -> object:
+        if next(calls) == killed_at:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "training_step", dying)
+        with pytest.raises(KeyboardInterrupt):
+            short_run(tmp_path)
+    torch.rand(3)  # a global generator that stands elsewhere must not matter
+    assert_same(undisturbed, short_run(tmp_path))
+
+
+def test_sigterm_saves_and_asks_to_be_requeued(undisturbed: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = loop.training_step
+    calls = iter(range(100))
+
+    def interrupted(*args: object, **kwargs: object) -> object:
+        if next(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*args, **kwargs)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "training_step", interrupted)
+        with pytest.raises(SystemExit) as stop:
+            short_run(tmp_path)
+    assert stop.value.code == REQUEUE_EXIT_CODE
+    assert_same(undisturbed, short_run(tmp_path))
+
+
+def test_a_state_of_another_configuration_is_not_resumed(undisturbed: Run, tmp_path: Path) -> None:
+    short_run(tmp_path, key="other", config=SHORT.model_copy(update={"seed": 5}))
+    assert_same(undisturbed, short_run(tmp_path))
+
+
+def test_curves_hold_every_step_and_can_be_drawn(undisturbed: Run) -> None:
+    lines = curves_csv(undisturbed.curves).decode().splitlines()
+    assert len(lines) == 1 + SHORT.steps
+    for name in ("loss", "contrastive", "dense", "gate_density_positive", "teacher_cosine_1", "auroc_macro"):
+        assert name in lines[0].split(",")
+    assert curves_png(undisturbed.curves).startswith(b"\x89PNG")
+    json.dumps(undisturbed.curves, allow_nan=False)
+
+
+def test_a_drifting_block_is_warned_of_once(capsys: pytest.CaptureFixture[str]) -> None:
+    warned: set[str] = set()
+    for _ in range(2):
+        loop.warn_of_drift({"teacher_cosine_3": 0.5, "teacher_cosine_1": 0.9}, limit=0.8, warned=warned)
+    assert capsys.readouterr().err.count("block 3") == 1
+
+
+def test_learning_rates_fall_with_depth_and_norms_do_not_decay() -> None:
+    config = OptimizerConfig(encoder_learning_rate=1e-4, head_learning_rate=1e-3, layer_decay=0.5)
+    rates = {
+        name: base_learning_rate(name, depth=2, config=config)
+        for name, _ in small_model(SHORT).named_parameters()
+    }
+    assert rates["student.encoder.blocks.1.attention.qkv.weight"] == pytest.approx(1e-4)
+    assert rates["student.encoder.blocks.0.attention.qkv.weight"] == pytest.approx(5e-5)
+    assert rates["student.encoder.patch_embedding.weight"] == pytest.approx(2.5e-5)
+    assert rates["to_value.weight"] == pytest.approx(1e-3)
+    optimizer = make_optimizer(small_model(SHORT), config)
+    decayed = {name for group in optimizer.param_groups if group["weight_decay"] > 0 for name in group["names"]}
+    assert "to_value.weight" in decayed
+    assert not [name for name in decayed if "norm" in name or name.endswith(".bias") or name in ("null_D", "gate.bias")]
+
+
+def test_a_rate_of_zero_freezes_the_encoder(tmp_path: Path) -> None:
+    config = SHORT.model_copy(update={"optimizer": OptimizerConfig(encoder_learning_rate=0.0), "steps": 2})
+    before = small_model(config).student.state_dict()
+    run = short_run(tmp_path, config)
+    for name, tensor in run.model.student.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_the_rate_warms_up_and_falls_to_its_floor() -> None:
+    config = OptimizerConfig(warmup_steps=10, final_learning_rate=0.1)
+    factors = [rate_factor(step, steps=100, config=config) for step in range(101)]
+    assert factors[0] == pytest.approx(0.1)
+    assert max(factors) == factors[10] == pytest.approx(1.0)
+    assert factors[100] == pytest.approx(0.1)
+    assert factors[10:] == sorted(factors[10:], reverse=True)
+
+
+def average_precision(score_N: np.ndarray, positive_N: np.ndarray) -> float:
+    order = np.argsort(-score_N, kind="stable")
+    hits = positive_N[order]
+    return float((np.cumsum(hits) / np.arange(1, len(hits) + 1))[hits].mean())
+
+
+def test_planted_lesions_are_found_from_reports_alone(tmp_path: Path) -> None:
+    config = TrainConfig(
+        steps=120,
+        batch_size=16,
+        checkpoint_every=1000,
+        validate_every=1000,
+        model=ModelConfig(value_width=32, gate_width=16),
+        loss=LossConfig(dense=0.0),
+        optimizer=OptimizerConfig(head_learning_rate=3e-3, encoder_learning_rate=0.0),
+    )
+    training, _ = study_set(64)
+    test, lesion = study_set(24, seed=9)
+    model = train(small_model(config), training, config=config, state=tmp_path, key="phantom").model.eval()
+    with torch.no_grad():
+        queries = model.encode_text([f"There is {finding.replace('_', ' ')}." for finding in FINDINGS])
+        tokens = model.encode_volume(torch.from_numpy(loop_volumes(test)))
+        logits_TBP = model.score(tokens, queries, torch.from_numpy(test.weight_BP)).gate_logits_TBP.numpy()
+    found = [average_precision(logits_TBP[t].ravel(), lesion[:, t].ravel()) for t in range(len(FINDINGS))]
+    assert np.mean(found) > 0.8, found
+
+
+def loop_volumes(studies: object) -> np.ndarray:
+    from glint.training.dataset import StudySet, volume_tensor
+
+    assert isinstance(studies, StudySet)
+    return volume_tensor(studies, range(len(studies)))

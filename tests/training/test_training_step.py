@@ -1,0 +1,118 @@
+"""One step of training: duplicates, silence, and what a batch is made of."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from synthetic import FINDINGS, small_model, study_set
+
+from glint.core.config.train import AugmentConfig, LossConfig, ModelConfig, SentenceConfig, TrainConfig
+from glint.model.glint import Arm
+from glint.training.dataset import make_batch, photometric
+from glint.training.sampler import batch_rows, sentence_draw
+from glint.training.step import Batch, training_step
+
+CONFIG = TrainConfig(
+    batch_size=4,
+    model=ModelConfig(value_width=16, gate_width=8),
+    loss=LossConfig(dense_blocks=(1,), area_start=0.0),
+)
+
+
+def one_batch(**changes: object) -> Batch:
+    studies, _ = study_set(12, teacher=True)
+    arguments = {"step": 0, "batch_size": 4, "seed": 0, "sentences": SentenceConfig(), "augment": AugmentConfig()}
+    return make_batch(studies, **{**arguments, **changes})  # type: ignore[arg-type]
+
+
+def loss_of(batch: Batch, arm: Arm = "glint") -> tuple[float, dict[str, float]]:
+    model = small_model(CONFIG, arm=arm)
+    result = training_step(model, batch, progress=0.5, gram_generator=torch.Generator().manual_seed(0))
+    if result.total.requires_grad:
+        result.total.backward()
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is None or torch.isfinite(parameter.grad).all(), name
+    return float(result.total.detach()), result.numbers
+
+
+@pytest.mark.parametrize("arm", ["glint", "global_pooling"])
+def test_repeating_the_texts_leaves_the_loss_as_it_is(arm: Arm) -> None:
+    batch = one_batch()
+    twice = replace(
+        batch, sentences=batch.sentences * 2, relation_TB=torch.cat([batch.relation_TB, batch.relation_TB])
+    )
+    assert loss_of(twice, arm)[0] == pytest.approx(loss_of(batch, arm)[0], rel=1e-6)
+
+
+@pytest.mark.parametrize("arm", ["glint", "global_pooling"])
+@pytest.mark.parametrize("relation", [-1, 0, 1, 2])
+def test_one_sided_and_ignored_batches_stay_finite(arm: Arm, relation: int) -> None:
+    batch = one_batch()
+    total, _ = loss_of(replace(batch, relation_TB=torch.full_like(batch.relation_TB, relation)), arm)
+    assert np.isfinite(total)
+
+
+def test_a_silent_batch_still_regularizes_the_features() -> None:
+    batch = one_batch()
+    total, numbers = loss_of(replace(batch, sentences=(), relation_TB=batch.relation_TB[:0]))
+    assert total == pytest.approx(numbers["dense"])
+
+
+def test_one_study_without_a_valid_patch_stays_finite() -> None:
+    batch = one_batch(batch_size=1)
+    total, _ = loss_of(replace(batch, patch_weight_BP=torch.zeros_like(batch.patch_weight_BP)))
+    assert np.isfinite(total)
+
+
+def test_a_constant_volume_stays_finite() -> None:
+    batch = one_batch()
+    assert np.isfinite(loss_of(replace(batch, volume_BCZYX=torch.zeros_like(batch.volume_BCZYX)))[0])
+
+
+def test_every_epoch_visits_every_study_once() -> None:
+    visited = np.concatenate([batch_rows(studies=12, batch_size=4, step=step, seed=3) for step in range(6)])
+    assert sorted(visited[:12]) == sorted(visited[12:]) == list(range(12))
+    assert list(visited[:12]) != list(visited[12:])
+
+
+def test_a_cohort_smaller_than_the_batch_is_one_batch() -> None:
+    assert sorted(batch_rows(studies=3, batch_size=16, step=5, seed=0)) == [0, 1, 2]
+
+
+def test_a_draw_of_sentences_keeps_their_order_and_follows_the_seed() -> None:
+    rows = np.arange(100, 200)
+    drawn = sentence_draw(rows, limit=10, step=4, seed=1)
+    assert len(drawn) == 10
+    assert list(drawn) == sorted(drawn)
+    np.testing.assert_array_equal(drawn, sentence_draw(rows, limit=10, step=4, seed=1))
+
+
+def test_batch_relations_say_what_the_reports_say() -> None:
+    studies, lesion = study_set(12)
+    batch = make_batch(
+        studies, step=0, batch_size=12, seed=0, sentences=SentenceConfig(), augment=AugmentConfig()
+    )
+    rows = batch_rows(studies=12, batch_size=12, step=0, seed=0)
+    for number, finding in enumerate(FINDINGS):
+        sentence = f"There is {finding.replace('_', ' ')}."
+        relation = batch.relation_TB[batch.sentences.index(sentence)].numpy()
+        np.testing.assert_array_equal(relation == 1, lesion[rows, number].any(axis=-1))
+
+
+def test_prompts_and_denials_enter_only_when_asked() -> None:
+    plain = study_set(12, sentences=SentenceConfig(prompts=False, negated=False))[0].queries.texts
+    full = study_set(12, sentences=SentenceConfig(prompts=True, negated=True))[0].queries.texts
+    assert not [text for text in plain if text.startswith(("There is", "no "))]
+    assert [text for text in full if text.startswith("There is no")]
+    assert set(plain) < set(full)
+
+
+def test_photometric_change_keeps_the_range_and_spares_the_teacher() -> None:
+    clean = one_batch()
+    changed = one_batch(augment=AugmentConfig(gain=0.2, offset=0.1, noise=0.05))
+    assert not torch.equal(clean.volume_BCZYX, changed.volume_BCZYX)
+    assert 0 <= changed.volume_BCZYX.min() <= changed.volume_BCZYX.max() <= 1
+    torch.testing.assert_close(clean.teacher[1], changed.teacher[1])
+    volume = clean.volume_BCZYX.numpy()
+    np.testing.assert_array_equal(photometric(volume, AugmentConfig(), np.random.default_rng(0)), volume)

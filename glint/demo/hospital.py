@@ -13,6 +13,7 @@ from glint.core.atomic import atomic_directory
 from glint.core.config.demo import DemoConfig
 from glint.core.errors import InputError
 from glint.core.parallel import parallel_map
+from glint.core.provenance import sha256_bytes
 from glint.core.seeds import generator
 from glint.demo.catalogue import FINDINGS, patient_of
 from glint.demo.headers import study_header, uid
@@ -222,19 +223,29 @@ def _write_tables(root: Path, config: DemoConfig, made: list[Made]) -> dict[str,
         "config": config.model_dump(mode="json"),
     }
     _write_json(root / "summary.json", summary)
+    _write_key(root / "deid.key", config.seed)
     return summary
+
+
+def _write_key(path: Path, seed: int) -> None:
+    """The demo's de-identification key follows from its seed, so that every run gives the same pseudonyms.
+
+    It protects nobody: the patients are made up. A site's own key is random and lies elsewhere.
+    """
+    path.write_text(sha256_bytes(f"glint demo key {seed}".encode()) + "\n", encoding="ascii")
+    path.chmod(0o600)
 
 
 def build_hospital(out: Path, config: DemoConfig, *, workers: int) -> dict[str, Any]:
     """Write the hospital to `out` (mode 0700), whole or not at all, and return its summary.
 
-    Makes dicom/, reports.csv, identities.json, truth/ and summary.json. The bytes depend on `config` alone,
+    Makes dicom/, reports.csv, identities.json, truth/, deid.key and summary.json. The bytes depend on `config` alone,
     never on the number of workers.
 
     Raises:
         InputError: `out` holds something that is no demo.
     """
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "summary.json").is_file())):
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "identities.json").is_file())):
         raise InputError(f"{out}: exists and is no earlier demo; choose another folder for --out, or remove it")
     with atomic_directory(out) as root:
         root.chmod(0o700)

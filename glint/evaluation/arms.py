@@ -33,7 +33,9 @@ def load_arm(folder: Path) -> LoadedArm:
         windows = tuple((float(low), float(high)) for low, high in recipe["windows"])
         spacing_mm = tuple(float(edge) for edge in recipe["spacing_mm"])
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{folder}: its config.json lacks input.windows or input.spacing_mm; train it again") from error
+        raise InputError(
+            f"{folder}: its config.json lacks input.windows or input.spacing_mm; train it again"
+        ) from error
     model = load_glint(folder)
     encoder = model.student.encoder
     patch_mm3 = math.prod(spacing_mm) * math.prod(encoder.config.patch_zyx)

@@ -73,7 +73,9 @@ def read_cohort(*, resampled: Sequence[Path], split: Path, truth: Path) -> Cohor
                 findings=frozenset(row["findings"]),
             )
         )
-    return Cohort(studies={name: tuple(rows) for name, rows in studies.items()}, findings=findings, without_truth=missing)
+    return Cohort(
+        studies={name: tuple(rows) for name, rows in studies.items()}, findings=findings, without_truth=missing
+    )
 
 
 def positive_labels(studies: Sequence[Study], findings: Sequence[str]) -> NDArray[np.bool_]:

@@ -105,7 +105,9 @@ def bars_figure(summary: Summary, arms: Sequence[str], findings: Sequence[str], 
     names = (MACRO, *findings)
     figure = new_figure(12.5, 2.35 * len(panels) + 0.4)
     width = 0.84 / len(arms)
-    for axes, (metric, title) in zip(figure.subplots(len(panels), 1, squeeze=False).ravel(), panels.items(), strict=True):
+    for axes, (metric, title) in zip(
+        figure.subplots(len(panels), 1, squeeze=False).ravel(), panels.items(), strict=True
+    ):
         for place, arm in enumerate(arms):
             found = [summary.find(arm, metric, name) for name in names]
             value = np.array([one.value if one else np.nan for one in found])

@@ -113,7 +113,12 @@ def ranked_cases(cases: Cases, arm: str, row: int, num: int) -> list[tuple[str, 
 
 
 def overlay_figure(
-    studies: Sequence[Study], cases: Cases, findings: Sequence[str], row: int, others: Sequence[str], config: EvaluateConfig
+    studies: Sequence[Study],
+    cases: Cases,
+    findings: Sequence[str],
+    row: int,
+    others: Sequence[str],
+    config: EvaluateConfig,
 ) -> bytes | None:
     """Cases of one finding in rows; the first arm in three planes, then each other arm in the coronal plane."""
     first = next(iter(cases.arms))

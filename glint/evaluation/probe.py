@@ -40,7 +40,9 @@ class Probe:
         """Scores and maps in the form of a model's; contrast equals score, for a probe is asked no negative sentence."""
         logits = self.patch_logits(tokens_BPD)
         score = np.stack([pooled_scores(one, valid_BP, k) for one, k in zip(logits, self.pooled_F, strict=True)])
-        return Answers(score_FB=score, contrast_FB=score, logits_FBP=logits, mass_FB=gate_mass(logits, valid_BP), grid=grid)
+        return Answers(
+            score_FB=score, contrast_FB=score, logits_FBP=logits, mass_FB=gate_mass(logits, valid_BP), grid=grid
+        )
 
 
 def gate_mass(logits_FBP: Floats, valid_BP: Bools) -> Floats:
@@ -132,13 +134,13 @@ def fit_probe(
     return Probe(mean_D=mean, deviation_D=deviation, weight_DF=weight_DF, bias_F=bias_F, pooled_F=pooled)
 
 
-def choose_pooling(
-    logits_FBP: Floats, valid_BP: Bools, positive_FB: Bools, choices: Sequence[int]
-) -> tuple[int, ...]:
+def choose_pooling(logits_FBP: Floats, valid_BP: Bools, positive_FB: Bools, choices: Sequence[int]) -> tuple[int, ...]:
     """Per finding the number of patches whose mean ranks the studies best; the first where none is defined."""
 
     def quality(finding: int, num: int) -> float:
-        return float(np.nan_to_num(auroc_score(pooled_scores(logits_FBP[finding], valid_BP, num), positive_FB[finding])))
+        return float(
+            np.nan_to_num(auroc_score(pooled_scores(logits_FBP[finding], valid_BP, num), positive_FB[finding]))
+        )
 
     return tuple(max(choices, key=lambda num: quality(finding, num)) for finding in range(len(positive_FB)))
 

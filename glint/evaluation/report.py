@@ -224,7 +224,9 @@ def render_report(evaluation: Evaluation) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     folder = Path(__file__).parent / "templates"
-    environment = Environment(loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment = Environment(
+        loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
     positive, config = evaluation.cases.positive_FB.sum(axis=1), evaluation.config
     counts = dict(zip(evaluation.findings, positive.tolist(), strict=True))
     prompts = [

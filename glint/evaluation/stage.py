@@ -63,7 +63,12 @@ def valid_of(studies: Sequence[Study], arm: LoadedArm) -> NDArray[np.bool_]:
 
 
 def yardsticks(
-    cohort: Cohort, studies: Sequence[Study], arm: LoadedArm, inputs: Inputs, config: EvaluateConfig, read_tokens: ReadTokens
+    cohort: Cohort,
+    studies: Sequence[Study],
+    arm: LoadedArm,
+    inputs: Inputs,
+    config: EvaluateConfig,
+    read_tokens: ReadTokens,
 ) -> tuple[dict[str, Answers], dict[str, int]]:
     """Supervised probe and location prior, fitted on training masks, answering for `studies`; the probe's pooling.
 
@@ -109,7 +114,11 @@ def stated_counts(sections: Sequence[Path], split: Path) -> dict[str, int]:
 def read_curves(checkpoints: Sequence[Path]) -> dict[str, dict[str, list[float | None]]]:
     """Arm → column → values of the `curves.csv` that training left, where it did."""
     files = {folder.name: folder / "curves.csv" for folder in checkpoints}
-    return {name: pl.read_csv(file, infer_schema_length=None).to_dict(as_series=False) for name, file in files.items() if file.is_file()}
+    return {
+        name: pl.read_csv(file, infer_schema_length=None).to_dict(as_series=False)
+        for name, file in files.items()
+        if file.is_file()
+    }
 
 
 def provenance_of(inputs: Inputs, config: EvaluateConfig) -> dict[str, str]:
@@ -181,7 +190,12 @@ def evaluate_models(
     cases = measure(measured, held, thresholds, cohort.findings, config)
     evaluation = Evaluation(
         summary=summarise(
-            cases, cohort.findings, calibrated=calibrated, resamples=config.resamples, level=config.interval, seed=config.seed
+            cases,
+            cohort.findings,
+            calibrated=calibrated,
+            resamples=config.resamples,
+            level=config.interval,
+            seed=config.seed,
         ),
         cases=cases,
         findings=cohort.findings,

@@ -38,7 +38,9 @@ def read_finding_names(folder: Path) -> tuple[str, ...]:
     """
     file = folder / FINDINGS_FILE
     if not file.is_file():
-        raise InputError(f"{file}: no such file; the truth folder (evaluate.truth_dir) maps each bit to a finding there")
+        raise InputError(
+            f"{file}: no such file; the truth folder (evaluate.truth_dir) maps each bit to a finding there"
+        )
     try:
         named = {int(bit): str(name) for bit, name in json.loads(file.read_text("utf-8")).items()}
     except (ValueError, AttributeError) as error:
@@ -117,7 +119,9 @@ def make_truth(
         write_json(target / FINDINGS_FILE, {str(bit): name for bit, name in enumerate(findings)})
         write_manifest(target / out_path.name, manifest_frame(rows, "evaluate_truth"), "evaluate_truth")
     accepted = sum(row["status"] == "ok" for row in rows)
-    log(f"truth: masks of {accepted} studies on the model's grid, {len(rows) - accepted} unusable, {len(studies) - len(rows)} studies without")
+    log(
+        f"truth: masks of {accepted} studies on the model's grid, {len(rows) - accepted} unusable, {len(studies) - len(rows)} studies without"
+    )
 
 
 def read_truth(manifest_path: Path) -> tuple[pl.DataFrame, tuple[str, ...]]:

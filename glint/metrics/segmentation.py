@@ -54,4 +54,6 @@ def false_positive_image_errors(nonempty_N: Bools, positive_N: Bools, weight_RN:
     """(R,) weighted shares of negative images with a mask that isn't empty; NaN without a negative. Lower is better."""
     negative_RN = np.atleast_2d(weight_RN) * ~positive_N
     total_R = negative_RN.sum(axis=1)
-    return np.divide((negative_RN * nonempty_N).sum(axis=1), total_R, out=np.full(len(total_R), np.nan), where=total_R > 0)
+    return np.divide(
+        (negative_RN * nonempty_N).sum(axis=1), total_R, out=np.full(len(total_R), np.nan), where=total_R > 0
+    )

@@ -61,6 +61,21 @@ class Glint(nn.Module):
         """kappa' of the sigmoid loss."""
         return self.log_sigmoid_scale.exp().clamp(max=self.config.loss.inverse_temperature_max)
 
+    @torch.no_grad()
+    def whiten_heads(self, tokens_ND: Tensor, *, ridge: float) -> None:
+        """Start both patch heads as random maps of whitened tokens, given the student's tokens on training volumes.
+
+        Patch tokens share a large mean and vary along few axes; a random map of them has all patches nearly parallel, and
+        the gate settles on wrong patches before it sees a lesion. Only initial values change, not the function class.
+        """
+        for norm, head in ((self.value_norm, self.to_value), (self.gate_norm, self.to_gate)):
+            normed_ND = norm(tokens_ND).double()
+            mean_D = normed_ND.mean(dim=0)
+            variance_D, axes_DD = torch.linalg.eigh(torch.cov(normed_ND.T))
+            whitening_DD = axes_DD @ torch.diag((variance_D + ridge * variance_D.max()).rsqrt()) @ axes_DD.T
+            head.weight.copy_(torch.randn_like(head.weight).double() @ whitening_DD / len(mean_D) ** 0.5)
+            head.bias.copy_(-head.weight.double() @ mean_D)
+
     def encode_text(self, sentences: Sequence[str]) -> TextQueries:
         """Queries of T sentences."""
         return self.text(sentences)  # type: ignore[no-any-return]

@@ -10,6 +10,7 @@ from torch import nn
 from glint.core.config.train import OptimizerConfig
 from glint.model.glint import Glint
 
+SCALARS = ("gate.log_scale", "gate.bias", "log_inverse_temperature", "log_sigmoid_scale", "sigmoid_bias")
 _BLOCK = re.compile(r"student\.encoder\.blocks\.(\d+)\.")
 
 
@@ -17,13 +18,13 @@ def base_learning_rate(name: str, *, depth: int, config: OptimizerConfig) -> flo
     """Rate of a parameter: encoder block l gets rate * decay^(depth - 1 - l), the patch embedding one power more."""
     if name.startswith("text.trunk."):
         return config.text_learning_rate
+    if name in SCALARS:
+        return config.scalar_learning_rate
     if not name.startswith("student.encoder."):
         return config.head_learning_rate
     block = _BLOCK.match(name)
-    if block:
-        below_top = depth - 1 - int(block[1])
-    else:
-        below_top = 0 if name.startswith("student.encoder.norm.") else depth
+    outside = 0 if name.startswith("student.encoder.norm.") else depth
+    below_top = depth - 1 - int(block[1]) if block else outside
     return config.encoder_learning_rate * config.layer_decay**below_top
 
 

@@ -67,12 +67,14 @@ def training_step(model: Glint, batch: Batch, *, progress: float, gram_generator
         queries = model.encode_text([batch.sentences[row] for row in rows])
         relation_TB = batch.relation_TB[rows]
         aligned = model.score(tokens, queries, batch.patch_weight_BP)
-        weights = {"contrastive": config.contrastive, "sigmoid": config.sigmoid}
+        # Without weight the sigmoid loss still fits its scale and bias, on scores that it does not move.
+        judged_TB = aligned.score_TB if config.sigmoid > 0 else aligned.score_TB.detach()
+        weights = {"contrastive": config.contrastive, "sigmoid": config.sigmoid or 1.0}
         terms = {
             "contrastive": contrastive_loss(
                 aligned.score_TB, relation_TB, inverse_temperature=model.inverse_temperature
             ),
-            "sigmoid": sigmoid_loss(aligned.score_TB, relation_TB, scale=model.sigmoid_scale, bias=model.sigmoid_bias),
+            "sigmoid": sigmoid_loss(judged_TB, relation_TB, scale=model.sigmoid_scale, bias=model.sigmoid_bias),
         }
         if model.arm == "glint":
             weights["area"] = area_weight(config, progress)

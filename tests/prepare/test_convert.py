@@ -107,6 +107,7 @@ def test_the_gate_refuses_with_the_reason_that_applies(tmp_path, reason):
         ({"RescaleSlope": "0"}, "rescale_absent"),
         ({"positions_mm": positions([*EVERY_2_MM[:9], 16.05, *EVERY_2_MM[9:17]])}, "variable_spacing"),
         ({"positions_mm": positions(np.cumsum([2.0] * 9 + [2.024] * 9))}, "variable_spacing"),
+        ({"positions_mm": positions([*EVERY_2_MM[:11], *(20 + np.arange(1, 8) * 3.5)])}, "variable_spacing"),
         ({"orientation": (0, 1, 0, 0, 0, -1)}, "not_axial"),
     ],
 )

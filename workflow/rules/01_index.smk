@@ -13,8 +13,9 @@ rule index_images:
         studies="restricted/{modality}/01_index/images/studies.parquet",
         shards=update(
             [
-                f"restricted/{{modality}}/01_index/images/{shard}/instances.parquet"
+                f"restricted/{{modality}}/01_index/images/{shard}/{table}.parquet"
                 for shard in SHARDS["ct"]
+                for table in ("studies", "series", "instances")
             ]
         ),
     log:
@@ -26,9 +27,9 @@ rule index_images:
         config=slice_json("index"),
         code=code("index"),
         out=subpath(output.studies, parent=True),
-        key=CONFIG.deidentify.key_file,
+        key=key_argument(),
     shell:
-        "python -m glint index images --out {params.out} --key-file {params.key} "
+        "python -m glint index images --out {params.out} {params.key} "
         "--workers {threads} --config {params.config:q} > {log} 2>&1"
 
 

@@ -1,7 +1,9 @@
 rule deidentify_images:
     """Indexed series of one shard -> DICOM without identifiers, residual scan, audit."""
     input:
-        "restricted/{modality}/01_index/images/{shard}/instances.parquet",
+        instances="restricted/{modality}/01_index/images/{shard}/instances.parquet",
+        series="restricted/{modality}/01_index/images/{shard}/series.parquet",
+        studies="restricted/{modality}/01_index/images/{shard}/studies.parquet",
     output:
         "results/{modality}/02_deidentify/images/{shard}/manifest.parquet",
     log:
@@ -12,7 +14,7 @@ rule deidentify_images:
         config=slice_json("deidentify"),
         code=code("deidentify"),
     shell:
-        "python -m glint deidentify images --index $(dirname {input}) --out {output} "
+        "python -m glint deidentify images --index $(dirname {input.instances}) --out {output} "
         "--config {params.config:q} > {log} 2>&1"
 
 
@@ -20,7 +22,7 @@ rule deidentify_reports:
     """Report texts of one shard -> the same texts without identifiers, dates shifted."""
     input:
         reports="restricted/{modality}/01_index/reports/{shard}/reports.parquet",
-        studies="restricted/{modality}/01_index/images/studies.parquet",
+        studies="restricted/{modality}/01_index/images/{shard}/studies.parquet",
     output:
         "results/{modality}/02_deidentify/reports/{shard}/manifest.parquet",
     log:

@@ -20,9 +20,9 @@ rule evaluate_truth:
     params:
         config=slice_json("evaluate"),
         code=code("evaluate"),
-        key=CONFIG.deidentify.key_file,
+        key=key_argument(),
     shell:
-        "python -m glint evaluate truth --key-file {params.key} --resampled {input.resampled} "
+        "python -m glint evaluate truth {params.key} --resampled {input.resampled} "
         "--split {input.split} --out {output} --config {params.config:q} > {log} 2>&1"
 
 

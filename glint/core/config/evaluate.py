@@ -11,10 +11,14 @@ class PromptConfig(StageConfig):
     """What the model is asked. Several templates form an ensemble: their scores and maps are averaged."""
 
     positive: tuple[str, ...] = Field(
-        default=("There is {finding}.",), min_length=1, description="templates that state a finding; {finding} is its wording"
+        default=("There is {finding}.",),
+        min_length=1,
+        description="templates that state a finding; {finding} is its wording",
     )
     negative: tuple[str, ...] = Field(
-        default=("There is no {finding}.",), min_length=1, description="templates that deny it; their score is subtracted"
+        default=("There is no {finding}.",),
+        min_length=1,
+        description="templates that deny it; their score is subtracted",
     )
     wording: dict[str, str] = Field(
         default={}, description="registry name to words of the prompt; a name left out becomes its words, _ as space"
@@ -37,13 +41,18 @@ class ProbeConfig(StageConfig):
     """The supervised yardstick: one logistic regression per finding on single tokens of the frozen teacher, with masks."""
 
     positive_fraction: float = Field(
-        default=0.25, gt=0, le=1, description="share of a patch that a mask must fill for the patch to count as positive"
+        default=0.25,
+        gt=0,
+        le=1,
+        description="share of a patch that a mask must fill for the patch to count as positive",
     )
     max_studies: int = Field(
         default=600, ge=1, description="training studies whose tokens are held in memory, a seeded draw beyond it"
     )
     max_patches: int = Field(
-        default=60000, ge=1, description="patches it is fitted on; all that hold a finding, the others drawn and weighted"
+        default=60000,
+        ge=1,
+        description="patches it is fitted on; all that hold a finding, the others drawn and weighted",
     )
     ridge: float = Field(default=1e-4, ge=0, description="weight of the squared coefficients in the mean loss")
     iterations: int = Field(default=60, ge=1, description="L-BFGS iterations at most")
@@ -65,7 +74,9 @@ class EvaluateConfig(StageConfig):
         default="study_uid", description="what names those files: the original Study Instance UID, or GLINT's pseudonym"
     )
     arms: tuple[str, ...] = Field(
-        default=("glint", "global_pooling"), min_length=1, description="folders below 09_train; the first is the one reported on"
+        default=("glint", "global_pooling"),
+        min_length=1,
+        description="folders below 09_train; the first is the one reported on",
     )
     split: Literal["test", "validation"] = Field(default="test", description="split that is measured")
     prompts: PromptConfig = Field(default=PromptConfig(), description="sentences asked for every finding")
@@ -73,13 +84,16 @@ class EvaluateConfig(StageConfig):
         default=0.0, description="[c] logit added before the fixed threshold of 0.5; 0 is as trained, and uses no mask"
     )
     empty_below_mass: float = Field(
-        default=1.0, ge=0, description="[mu] reference patches; a mask with less gate mass is withdrawn, where that rule is used"
+        default=1.0,
+        ge=0,
+        description="[mu] reference patches; a mask with less gate mass is withdrawn, where that rule is used",
     )
     thresholds: int = Field(
         default=256, ge=2, description="logit thresholds searched for the calibrated and the oracle Dice"
     )
     body_hu: float = Field(
-        default=-500.0, description="HU; what is denser, holes filled slice by slice, is the body in which chance is counted"
+        default=-500.0,
+        description="HU; what is denser, holes filled slice by slice, is the body in which chance is counted",
     )
     probe: ProbeConfig = Field(default=ProbeConfig(), description="supervised yardstick")
     batch_size: int = Field(default=8, ge=1, description="volumes encoded at a time")

@@ -49,6 +49,12 @@ class ModelConfig(StageConfig):
     bias_init: float | None = Field(
         default=None, description="[b] first gate bias, then learned; null: -log of the number of patches"
     )
+    whiten_ridge: float | None = Field(
+        default=1e-3,
+        gt=0,
+        description="heads start as random maps of whitened teacher tokens, whose few loud axes would drown a lesion; "
+        "smallest share of the largest variance that is still raised to 1; null: plain random heads",
+    )
     null_weight: float = Field(
         default=1.0, ge=0, description="[mu] weight of the no-evidence vector in patches; 0 removes it"
     )
@@ -94,6 +100,9 @@ class OptimizerConfig(StageConfig):
     """AdamW with warm-up and cosine decay."""
 
     head_learning_rate: float = Field(default=1e-3, gt=0, description="heads, gate, text projection, adapter blocks")
+    scalar_learning_rate: float = Field(
+        default=2e-2, gt=0, description="gate scale and bias, temperatures: single numbers that have far to go"
+    )
     encoder_learning_rate: float = Field(default=1e-4, ge=0, description="last encoder block; 0 freezes the encoder")
     text_learning_rate: float = Field(default=1e-5, ge=0, description="sentence encoder, where it is trainable")
     layer_decay: float = Field(

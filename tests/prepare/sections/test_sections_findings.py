@@ -41,6 +41,7 @@ TABLE = [
     ("Right lower lobe consolidation without effusion.", "+consolidation:R:lower -pleural_effusion"),
     ("No pneumothorax, small right pleural effusion.", "-pneumothorax +pleural_effusion:R"),
     ("There is no effusion and there is a left upper lobe mass.", "-pleural_effusion +mass:L:upper"),
+    ("Left lower lobe consolidation; pleural effusion was not observed.", "+consolidation:L:lower -pleural_effusion"),
     ("Except for mild emphysema, no nodule.", "+emphysema -nodule"),
     ("No consolidation however ground-glass opacity is present in the right upper lobe.",
      "-consolidation +ground_glass_opacity:R:upper"),

@@ -188,6 +188,13 @@ def test_a_sentence_is_never_a_negative_of_its_own_report():
     assert set(relations[queries.usable]) == {POSITIVE}
 
 
+def test_the_same_words_are_positive_even_where_the_report_contradicts_itself():
+    mass, no_mass = ("mass", "present", None, None), ("mass", "absent", None, None)
+    frames = tables([[("Mass noted.", [mass])], [("mass noted", [no_mass])], [("Other words.", [no_mass])]])
+    relations = pair_relations(SentenceQueries.from_tables(*frames), StudyStatements.from_tables(*frames))
+    assert relations[0].tolist() == [POSITIVE, POSITIVE, HARD_NEGATIVE]
+
+
 def test_batches_are_cut_from_the_whole_in_any_order():
     reports = [[read("Right effusion."), read("Normal.")], [read("No effusion.")], [read("Left effusion and nodule.")]]
     frames = tables(reports)

@@ -1,0 +1,79 @@
+"""`glint evaluate`: stage 10. `truth` brings masks onto the model's grid, `models` measures checkpoints."""
+
+import argparse
+from pathlib import Path
+
+from glint.cli.arguments import add_config_argument, stage_config_from_args
+from glint.cli.key_arguments import add_key_arguments, pseudonyms_from_args
+from glint.core.config.evaluate import EvaluateConfig
+
+HELP = "metrics with intervals, chance and yardsticks, tables, figures, and an HTML report"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare inputs, outputs and options of both parts."""
+    parts = parser.add_subparsers(dest="part", required=True, metavar="part")
+    truth = parts.add_parser("truth", help="masks drawn on the scans onto the model's grid, named by pseudonym")
+    truth.add_argument(
+        "--truth", type=Path, help="folder with bit fields and findings.json (default: evaluate.truth_dir)"
+    )
+    truth.add_argument("--ids", choices=("study_uid", "study_id"), help="what names them (default: evaluate.truth_ids)")
+    truth.add_argument("--resampled", type=Path, nargs="+", required=True, help="manifests of stage 04")
+    truth.add_argument("--split", type=Path, required=True, help="manifest of stage 06")
+    truth.add_argument("--out", type=Path, required=True, help="manifest to write; its folder is made whole")
+    truth.add_argument("--workers", type=int, default=1, help="studies at a time (default 1)")
+    add_key_arguments(truth)
+    add_config_argument(truth)
+    truth.set_defaults(run_part=run_truth)
+    models = parts.add_parser("models", help="measure checkpoints on one split")
+    models.add_argument(
+        "--checkpoints", type=Path, nargs="+", required=True, help="folders of stage 09, main arm first"
+    )
+    models.add_argument("--resampled", type=Path, nargs="+", required=True, help="manifests of stage 04")
+    models.add_argument("--sections", type=Path, nargs="+", required=True, help="manifests of stage 05")
+    models.add_argument("--split", type=Path, required=True, help="manifest of stage 06")
+    models.add_argument("--features", type=Path, nargs="+", required=True, help="manifests of stage 08")
+    models.add_argument("--truth", type=Path, required=True, help="manifest of `glint evaluate truth`")
+    models.add_argument("--out", type=Path, required=True, help="folder for metrics.json, tables, figures, report.html")
+    add_config_argument(models)
+    models.set_defaults(run_part=run_models)
+
+
+def run_truth(args: argparse.Namespace) -> None:
+    """Masks onto the model's grid."""
+    from glint.evaluation.truth import make_truth
+
+    config = stage_config_from_args(args, EvaluateConfig)
+    named_by = args.ids or config.truth_ids
+    make_truth(
+        truth_dir=args.truth or Path(config.truth_dir),
+        pseudonyms=pseudonyms_from_args(args) if named_by == "study_uid" else None,
+        resampled=args.resampled,
+        split=args.split,
+        out_path=args.out,
+        workers=args.workers,
+    )
+
+
+def run_models(args: argparse.Namespace) -> None:
+    """Measure, draw, write, tell."""
+    from glint.evaluation.stage import Inputs, evaluate_models, with_pictures, write_evaluation
+    from glint.evaluation.terminal import print_summary
+
+    config = stage_config_from_args(args, EvaluateConfig)
+    inputs = Inputs(
+        checkpoints=tuple(args.checkpoints),
+        resampled=tuple(args.resampled),
+        sections=tuple(args.sections),
+        split=args.split,
+        features=tuple(args.features),
+        truth=args.truth,
+    )
+    evaluation, studies = evaluate_models(inputs, config)
+    write_evaluation(with_pictures(evaluation, studies, inputs.checkpoints), args.out)
+    print_summary(evaluation, args.out)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the part that was asked for."""
+    args.run_part(args)

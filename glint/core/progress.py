@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -15,7 +15,7 @@ def log(message: str) -> None:
 
 def track(iterable: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
     """Yield the items of `iterable` while showing how far it has come."""
-    count = total if total is not None else (len(iterable) if hasattr(iterable, "__len__") else None)
+    count = total if total is not None else (len(iterable) if isinstance(iterable, Sized) else None)
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import track as rich_track

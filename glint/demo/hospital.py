@@ -245,7 +245,8 @@ def build_hospital(out: Path, config: DemoConfig, *, workers: int) -> dict[str, 
     Raises:
         InputError: `out` holds something that is no demo.
     """
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "identities.json").is_file())):
+    foreign = out.exists() and not (out / "identities.json").is_file()
+    if foreign and (out.is_file() or any(entry.is_file() for entry in out.rglob("*"))):
         raise InputError(f"{out}: exists and is no earlier demo; choose another folder for --out, or remove it")
     with atomic_directory(out) as root:
         root.chmod(0o700)

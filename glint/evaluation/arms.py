@@ -1,22 +1,21 @@
 """A trained arm as stage 10 uses it: the model, and what it takes to feed it."""
 
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from glint.core.errors import InputError
+from glint.core.errors import FingerprintError, InputError
 from glint.evaluation.zero_shot import AsksVolumes, Grid
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedArm:
-    """`grid` patches and `volume_zyx` voxels along (z, y, x); `windows` HU of each channel; `patch_weight` c_p."""
+    """`grid` patches and `volume_zyx` voxels along (z, y, x); `windows` HU of each channel."""
 
     model: AsksVolumes
     grid: Grid
     volume_zyx: tuple[int, int, int]
     windows: tuple[tuple[float, float], ...]
-    patch_weight: float
 
 
 def load_arm(folder: Path) -> LoadedArm:
@@ -31,18 +30,35 @@ def load_arm(folder: Path) -> LoadedArm:
     recipe = read_checkpoint(folder).config.get("input", {})
     try:
         windows = tuple((float(low), float(high)) for low, high in recipe["windows"])
-        spacing_mm = tuple(float(edge) for edge in recipe["spacing_mm"])
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{folder}: its config.json lacks input.windows or input.spacing_mm; train it again"
-        ) from error
+        raise InputError(f"{folder}: config.json lacks input.windows; train it again") from error
     model = load_glint(folder)
     encoder = model.student.encoder
-    patch_mm3 = math.prod(spacing_mm) * math.prod(encoder.config.patch_zyx)
     return LoadedArm(
         model=model,
         grid=encoder.grid,
         volume_zyx=encoder.config.volume_zyx,
         windows=windows,
-        patch_weight=patch_mm3 / (model.config.model.reference_patch_mm3 or patch_mm3),
     )
+
+
+def check_made_from(folder: Path, expected: Mapping[str, str]) -> None:
+    """Refuse a checkpoint that was trained on other tables than those it is measured with: another split would leak.
+
+    Args:
+        folder: Checkpoint; what its fingerprint does not name is not compared.
+        expected: Input → digest.
+
+    Raises:
+        InputError: no checkpoint.
+        FingerprintError: an input differs.
+    """
+    from glint.formats.checkpoint import read_checkpoint
+
+    inputs = read_checkpoint(folder).fingerprint
+    for name, value in expected.items():
+        if inputs.get(name, value) != value:
+            raise FingerprintError(
+                f"{folder}: trained on {name} {str(inputs[name])[:12]}, measured with {value[:12]}; "
+                "run stage 09 again, or set evaluate.foreign_checkpoint for an outside cohort"
+            )

@@ -39,15 +39,15 @@ class Study:
 
 @dataclass(frozen=True, kw_only=True)
 class Cohort:
-    """Studies with masks by split, findings in the order of their bits, and how many studies have no masks."""
+    """Studies with masks by split, findings in the order of their bits, and how many studies were left out for lack of masks or tokens."""
 
     studies: dict[str, tuple[Study, ...]]
     findings: tuple[str, ...]
-    without_truth: dict[str, int]
+    left_out: dict[str, int]
 
 
-def read_cohort(*, resampled: Sequence[Path], split: Path, truth: Path) -> Cohort:
-    """Join images, split and truth.
+def read_cohort(*, resampled: Sequence[Path], split: Path, truth: Path, features: Sequence[Path]) -> Cohort:
+    """Join images, split, truth and teacher tokens.
 
     Raises:
         InputError: a manifest is absent or of another schema.
@@ -55,7 +55,8 @@ def read_cohort(*, resampled: Sequence[Path], split: Path, truth: Path) -> Cohor
     masks, findings = read_truth(truth)
     splits = read_manifest(split, "split").filter(pl.col("status") == "ok").select("study_id", "split")
     images = read_manifests(list(resampled), "resample").filter(pl.col("status") == "ok").join(splits, on="study_id")
-    drawn = masks.select("study_id", "findings", truth_path="path")
+    encoded = read_manifests(list(features), "features").filter(pl.col("status") == "ok").select("study_id")
+    drawn = masks.select("study_id", "findings", truth_path="path").join(encoded, on="study_id", how="semi")
     studies: dict[str, list[Study]] = {"train": [], "validation": [], "test": []}
     missing = dict.fromkeys(studies, 0)
     for row in images.join(drawn, on="study_id", how="left").sort("study_id").to_dicts():
@@ -73,9 +74,7 @@ def read_cohort(*, resampled: Sequence[Path], split: Path, truth: Path) -> Cohor
                 findings=frozenset(row["findings"]),
             )
         )
-    return Cohort(
-        studies={name: tuple(rows) for name, rows in studies.items()}, findings=findings, without_truth=missing
-    )
+    return Cohort(studies={name: tuple(rows) for name, rows in studies.items()}, findings=findings, left_out=missing)
 
 
 def positive_labels(studies: Sequence[Study], findings: Sequence[str]) -> NDArray[np.bool_]:

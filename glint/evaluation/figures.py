@@ -13,7 +13,7 @@ from glint.metrics.classification import auroc_score, roc_points
 LABELS = {
     "glint": "GLINT",
     "global_pooling": "global pooling (CLIP-style)",
-    "probe": "supervised probe (saw masks)",
+    "probe": "probe (saw masks)",
     "location_prior": "location prior (saw masks)",
     CHANCE: "chance",
 }

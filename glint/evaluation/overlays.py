@@ -1,7 +1,6 @@
 """Pictures a radiologist can read: three planes, the map on the scan, the truth outlined.
 
-Head up; the patient's right is on the left of the picture in axial and coronal planes; sagittal planes look to the left of
-the picture. Planes pass through the largest cross-section of the truth.
+Head up; the patient's right is on the left of axial and coronal pictures; sagittal pictures look to the left. Planes pass through the largest cross-section of the truth.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,13 +13,14 @@ from numpy.typing import NDArray
 from glint.core.config.evaluate import EvaluateConfig
 from glint.core.geometry import reorient, spacing_mm_zyx
 from glint.evaluation.cohort import Study
-from glint.evaluation.figures import label, new_figure, png_bytes, words
-from glint.evaluation.maps import upsample_logits
+from glint.evaluation.figures import label, png_bytes
+from glint.evaluation.maps import linear_weights, upsample_logits
 from glint.evaluation.measure import Cases
 
 LUNG_WINDOW_HU = (-1350.0, 150.0)
-TRUTH_COLOUR, MASK_COLOUR = "#00e5ff", "#ffe600"
-SCALE_MM = 50
+TRUTH_RGB, MASK_RGB = (0.0, 0.9, 1.0), (1.0, 0.9, 0.0)
+SCALE_MM, PIXELS_PER_MM, DPI = 50, 0.9, 100
+HEAD, GAP = 34, 8  # pixels above a panel and between panels
 PLANES = {"axial": 0, "coronal": 1, "sagittal": 2}
 EDGES = {"axial": ("R", "L", "A", "P"), "coronal": ("R", "L", "H", "F"), "sagittal": ("A", "P", "H", "F")}
 
@@ -42,7 +42,7 @@ class Picture:
 
 def plane_view(array_ZYX: NDArray[Any], plane: str, index: int) -> NDArray[Any]:
     """A plane as it is shown, rows downwards. Axes of the array run to superior, anterior, right, so all are turned round."""
-    return np.take(array_ZYX, index, axis=PLANES[plane])[::-1, ::-1]
+    return np.asarray(np.take(array_ZYX, index, axis=PLANES[plane])[::-1, ::-1])
 
 
 def make_picture(study: Study, row: int, answers: Mapping[str, Any], column: int, offset: float) -> Picture:
@@ -63,38 +63,65 @@ def make_picture(study: Study, row: int, answers: Mapping[str, Any], column: int
     )
 
 
-def show_plane(axes: Any, picture: Picture, arm: str, plane: str) -> None:
-    """Scan, map (opaque where it is sure), the map's outline at 0.5, the truth's outline, the map's highest point."""
-    axis = PLANES[plane]
-    index = picture.centre()[axis]
+def _enlarged(plane: NDArray[Any], shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Linear interpolation of a plane to `shape` pixels."""
+    rows, columns = (linear_weights(n, m) for n, m in zip(plane.shape, shape, strict=True))
+    return np.asarray(rows @ plane.astype(np.float32) @ columns.T)
+
+
+def _outline(mask_YX: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The outermost two pixels of a mask."""
+    from scipy.ndimage import binary_erosion
+
+    return np.asarray(mask_YX & ~binary_erosion(mask_YX, iterations=2, border_value=1))
+
+
+def paint_plane(picture: Picture, arm: str, plane: str) -> NDArray[np.float32]:
+    """(rows, columns, 3) in [0, 1]: the scan, the map on it, the truth's outline, and dashed the map's at one half."""
+    index = picture.centre()[PLANES[plane]]
+    shape = _pixels(picture, plane)
+    low, high = LUNG_WINDOW_HU
+    gray = (_enlarged(plane_view(picture.volume_ZYX, plane, index), shape) - low) / (high - low)
+    heat = _enlarged(plane_view(picture.probability_ZYX[arm], plane, index), shape)
+    truth = _enlarged(plane_view(picture.truth_ZYX, plane, index), shape) > 0.5
+    alpha = 0.75 * np.clip(heat, 0, 1)[..., None] ** 0.8
+    colour = np.stack([np.full_like(heat, 0.95), 0.75 * heat, np.full_like(heat, 0.1)], axis=-1)
+    painted = (1 - alpha) * np.clip(gray, 0, 1)[..., None] + alpha * colour
+    dashes = np.add(*np.indices(shape)) // 5 % 2 == 0
+    painted[_outline(heat > 0.5) & dashes] = MASK_RGB
+    painted[_outline(truth)] = TRUTH_RGB
+    return np.asarray(painted, dtype=np.float32)
+
+
+def _pixels(picture: Picture, plane: str) -> tuple[int, int]:
+    """Rows and columns of a painted plane: true proportions, whatever the voxels are."""
+    kept = [axis for axis in range(3) if axis != PLANES[plane]]
+    rows, columns = (round(picture.volume_ZYX.shape[k] * picture.spacing_mm[k] * PIXELS_PER_MM) for k in kept)
+    return rows, columns
+
+
+def highest_pixel(picture: Picture, arm: str, plane: str) -> tuple[float, float]:
+    """Row and column, in pixels of the painted plane, of the map's highest voxel projected onto it."""
     heat = picture.probability_ZYX[arm]
-    rows_mm, columns_mm = (mm for place, mm in enumerate(picture.spacing_mm) if place != axis)
-    image = plane_view(picture.volume_ZYX, plane, index)
-    shown, truth = plane_view(heat, plane, index), plane_view(picture.truth_ZYX, plane, index)
-    axes.imshow(image, cmap="gray", vmin=LUNG_WINDOW_HU[0], vmax=LUNG_WINDOW_HU[1], interpolation="bilinear")
-    axes.imshow(shown, cmap="autumn", vmin=0, vmax=1, alpha=np.clip(0.65 * shown, 0, 1), interpolation="bilinear")
-    axes.set_aspect(rows_mm / columns_mm)
-    if truth.any():
-        axes.contour(truth, levels=[0.5], colors=[TRUTH_COLOUR], linewidths=1.2)
-    if shown.min() <= 0.5 < shown.max():
-        axes.contour(shown, levels=[0.5], colors=[MASK_COLOUR], linewidths=0.9, linestyles="dashed")
-    highest = np.array(np.unravel_index(int(np.argmax(heat)), heat.shape))
-    down, across = (size - 1 - place for size, place in zip(image.shape, np.delete(highest, axis), strict=True))
-    axes.plot(across, down, marker="+", color="white", markersize=9, markeredgewidth=1.4)
-    _annotate(axes, plane, image.shape, SCALE_MM / columns_mm)
+    place = np.unravel_index(int(np.argmax(heat)), heat.shape)
+    kept = [axis for axis in range(3) if axis != PLANES[plane]]
+    scale = [picture.spacing_mm[axis] * PIXELS_PER_MM for axis in kept]
+    row, column = ((heat.shape[axis] - 0.5 - place[axis]) * s for axis, s in zip(kept, scale, strict=True))
+    return float(row), float(column)
 
 
-def _annotate(axes: Any, plane: str, shape: tuple[int, ...], scale_pixels: float) -> None:
-    left, right, top, bottom = EDGES[plane]
-    style = {"color": "white", "fontsize": 8, "weight": "bold", "transform": axes.transAxes}
-    axes.text(0.02, 0.5, left, ha="left", va="center", **style)
-    axes.text(0.98, 0.5, right, ha="right", va="center", **style)
-    axes.text(0.5, 0.98, top, ha="center", va="top", **style)
-    axes.text(0.5, 0.02, bottom, ha="center", va="bottom", **style)
-    y = shape[0] - 3.0
-    axes.plot([2, 2 + scale_pixels], [y, y], color="white", linewidth=2)
-    axes.text(2, y - 1.5, f"{SCALE_MM} mm", color="white", fontsize=6, va="bottom")
-    axes.set_axis_off()
+def _annotate(axes: Any, plane: str, top: int, left: int, shape: tuple[int, int]) -> None:
+    """Letters of the four directions and a bar of true length."""
+    rows, columns = shape
+    style = {"color": "white", "fontsize": 8, "weight": "bold"}
+    names = EDGES[plane]
+    axes.text(left + 4, top + rows / 2, names[0], ha="left", va="center", **style)
+    axes.text(left + columns - 4, top + rows / 2, names[1], ha="right", va="center", **style)
+    axes.text(left + columns / 2, top + 4, names[2], ha="center", va="top", **style)
+    axes.text(left + columns / 2, top + rows - 4, names[3], ha="center", va="bottom", **style)
+    bar = left + np.array([6.0, 6.0 + SCALE_MM * PIXELS_PER_MM])
+    axes.plot(bar, [top + rows - 6.0] * 2, color="white", linewidth=2, solid_capstyle="butt")
+    axes.text(bar[0], top + rows - 9, f"{SCALE_MM} mm", color="white", fontsize=6, va="bottom")
 
 
 def ranked_cases(cases: Cases, arm: str, row: int, num: int) -> list[tuple[str, int]]:
@@ -126,16 +153,44 @@ def overlay_figure(
     if not chosen:
         return None
     views = [(first, plane) for plane in PLANES] + [(arm, "coronal") for arm in others]
-    figure = new_figure(2.35 * len(views), 2.15 * len(chosen) + 0.5)
-    panels = figure.subplots(len(chosen), len(views), squeeze=False)
-    for line, (name, column) in zip(panels, chosen, strict=True):
-        answers = {arm: cases.arms[arm].answers for arm in (first, *others)}
-        picture = make_picture(studies[column], row, answers, column, config.mask_offset)
-        for axes, (arm, plane) in zip(line, views, strict=True):
-            show_plane(axes, picture, arm, plane)
-            measured = cases.arms[arm]
-            score = f"Dice {measured.dice_FB[row, column]:.2f}, {'hit' if measured.pointing_FB[row, column] == 1 else 'miss'}"
-            head = f"{name}: {label(arm)}" if plane == "axial" else (label(arm) if arm != first else plane)
-            axes.set_title(f"{head}\n{score if plane == 'axial' or arm != first else ' '}", fontsize=7.5)
-    figure.suptitle(words(findings[row]), fontsize=11, weight="bold", x=0.01, ha="left")
-    return png_bytes(figure, dpi=90)
+    answers = {arm: cases.arms[arm].answers for arm in (first, *others)}
+    pictures = [make_picture(studies[column], row, answers, column, config.mask_offset) for _, column in chosen]
+    panels = [[paint_plane(picture, arm, plane) for arm, plane in views] for picture in pictures]
+    lefts = np.cumsum([0, *(panel.shape[1] + GAP for panel in panels[0])])
+    tops = np.cumsum([HEAD, *(max(panel.shape[0] for panel in line) + HEAD for line in panels)])
+    canvas = np.ones((tops[-1] - HEAD + GAP, lefts[-1] - GAP, 3), np.float32)
+    axes = _canvas_axes(canvas.shape)
+    for (name, column), picture, line, top in zip(chosen, pictures, panels, tops, strict=False):
+        for (arm, plane), panel, left in zip(views, line, lefts, strict=False):
+            rows, columns = panel.shape[:2]
+            canvas[top : top + rows, left : left + columns] = panel
+            _annotate(axes, plane, top, left, (rows, columns))
+            down, across = highest_pixel(picture, arm, plane)
+            axes.plot(left + across, top + down, "+", color="white", markersize=10, markeredgewidth=2.6)
+            axes.plot(left + across, top + down, "+", color="black", markersize=8, markeredgewidth=1.0)
+            head = _headline(cases, arm, row, column, f"{name} case, " if arm == first else "", plane)
+            axes.text(left, top - 6, head, fontsize=7.5, va="bottom")
+    axes.imshow(canvas, interpolation="nearest", zorder=0)
+    return png_bytes(axes.figure, dpi=DPI)
+
+
+def _headline(cases: Cases, arm: str, row: int, column: int, prefix: str, plane: str) -> str:
+    """What stands above a panel; the numbers once per arm."""
+    measured = cases.arms[arm]
+    score = f"Dice {measured.dice_FB[row, column]:.2f}, {'hit' if measured.pointing_FB[row, column] == 1 else 'miss'}"
+    if prefix and plane != "axial":
+        return plane
+    return f"{prefix}{label(arm)}\n{plane}: {score}"
+
+
+def _canvas_axes(shape: tuple[int, ...]) -> Any:
+    """Axes that fill a figure of `shape` pixels."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(shape[1] / DPI, shape[0] / DPI))
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    axes.set(xlim=(-0.5, shape[1] - 0.5), ylim=(shape[0] - 0.5, -0.5))
+    return axes

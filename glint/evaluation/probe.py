@@ -4,7 +4,7 @@ They say how hard the task is, and are never part of the model: nothing of them 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,46 +101,64 @@ def fit_logistic(
     return weight.detach().numpy(), bias.detach().numpy()
 
 
-def fit_probe(
-    tokens_BPD: NDArray[np.floating],
-    fraction_FBP: Floats,
-    valid_BP: Bools,
-    positive_FB: Bools,
-    config: ProbeConfig,
-    *,
-    seed: int,
-) -> Probe:
-    """Fit on the training studies.
+@dataclass(frozen=True, kw_only=True)
+class Marked:
+    """Studies with masks: frozen tokens, share of every patch that each mask fills, patches that hold scan, labels."""
 
-    Args:
-        tokens_BPD: Frozen teacher tokens.
-        fraction_FBP: Share of every patch that each mask fills.
-        valid_BP: Patches that hold scan.
-        positive_FB: Labels of the studies, by which the pooling is chosen.
+    tokens_BPD: NDArray[np.floating]
+    fraction_FBP: Floats
+    valid_BP: Bools
+    positive_FB: Bools
+
+    def targets(self, positive_fraction: float) -> Bools:
+        """(N, F) positive patches among the valid ones: filled enough, or the fullest of a mask that fills no patch enough."""
+        fullest_FB1 = self.fraction_FBP.max(axis=2, keepdims=True)
+        target_FBP = (self.fraction_FBP >= np.minimum(positive_fraction, fullest_FB1)) & (self.fraction_FBP > 0)
+        return np.asarray(target_FBP.reshape(len(target_FBP), -1).T[self.valid_BP.ravel()])
+
+
+def fit_probe(training: Marked, validation: Marked | None, config: ProbeConfig, *, seed: int) -> Probe:
+    """Fit on training patches; the ridge is chosen per finding by the log loss of validation patches, the pooling by the
+    AUROC of all studies given. Without validation the weakest ridge is taken.
     """
-    flat = valid_BP.ravel()
-    target = (fraction_FBP >= config.positive_fraction).reshape(len(fraction_FBP), -1).T[flat]
+    target = training.targets(config.positive_fraction)
     rows, weight = draw_patches(target, limit=config.max_patches, seed=seed)
-    chosen = np.flatnonzero(flat)[rows]
-    drawn = np.asarray(tokens_BPD.reshape(-1, tokens_BPD.shape[-1])[chosen], dtype=np.float32)
-    mean, deviation = drawn.mean(axis=0), drawn.std(axis=0) + 1e-6
-    weight_DF, bias_F = fit_logistic(
-        (drawn - mean) / deviation, target[rows], weight, ridge=config.ridge, iterations=config.iterations
-    )
-    fitted = Probe(
-        mean_D=mean, deviation_D=deviation, weight_DF=weight_DF, bias_F=bias_F, pooled_F=(1,) * len(positive_FB)
-    )
-    pooled = choose_pooling(fitted.patch_logits(tokens_BPD), valid_BP, positive_FB, config.pooled_patches)
-    return Probe(mean_D=mean, deviation_D=deviation, weight_DF=weight_DF, bias_F=bias_F, pooled_F=pooled)
+    chosen = np.flatnonzero(training.valid_BP.ravel())[rows]
+    width = training.tokens_BPD.shape[-1]
+    drawn = np.asarray(training.tokens_BPD.reshape(-1, width)[chosen], dtype=np.float32)
+    mean, deviation = drawn.mean(axis=0), drawn.std(axis=0) + np.float32(1e-6)
+    standard = (drawn - mean) / deviation
+    fitted = [
+        fit_logistic(standard, target[rows], weight, ridge=ridge, iterations=config.iterations)
+        for ridge in (config.ridges if validation is not None else config.ridges[:1])
+    ]
+    best_F = np.zeros(target.shape[1], np.intp)
+    if validation is not None:
+        seen = np.asarray(validation.tokens_BPD.reshape(-1, width)[validation.valid_BP.ravel()], dtype=np.float32)
+        asked, wanted = (seen - mean) / deviation, validation.targets(config.positive_fraction)
+        best_F = np.argmin([log_losses(asked @ w + b, wanted) for w, b in fitted], axis=0)
+    weight_DF = np.stack([fitted[best][0][:, f] for f, best in enumerate(best_F)], axis=1)
+    bias_F = np.array([fitted[best][1][f] for f, best in enumerate(best_F)], np.float32)
+    blank = (1,) * len(bias_F)
+    probe = Probe(mean_D=mean, deviation_D=deviation, weight_DF=weight_DF, bias_F=bias_F, pooled_F=blank)
+    pooled = choose_pooling(probe, [training, *([validation] if validation else [])], config.pooled_patches)
+    return replace(probe, pooled_F=pooled)
 
 
-def choose_pooling(logits_FBP: Floats, valid_BP: Bools, positive_FB: Bools, choices: Sequence[int]) -> tuple[int, ...]:
+def log_losses(logits_NF: Floats, target_NF: Bools) -> NDArray[np.float64]:
+    """(F,) mean negative log likelihood."""
+    signed = np.where(target_NF, -logits_NF, logits_NF).astype(np.float64)
+    return np.asarray(np.logaddexp(0, signed).mean(axis=0))
+
+
+def choose_pooling(probe: Probe, marked: Sequence[Marked], choices: Sequence[int]) -> tuple[int, ...]:
     """Per finding the number of patches whose mean ranks the studies best; the first where none is defined."""
+    logits = [probe.patch_logits(one.tokens_BPD) for one in marked]
+    positive_FB = np.concatenate([one.positive_FB for one in marked], axis=1)
 
     def quality(finding: int, num: int) -> float:
-        return float(
-            np.nan_to_num(auroc_score(pooled_scores(logits_FBP[finding], valid_BP, num), positive_FB[finding]))
-        )
+        scores = [pooled_scores(z[finding], one.valid_BP, num) for z, one in zip(logits, marked, strict=True)]
+        return float(np.nan_to_num(auroc_score(np.concatenate(scores), positive_FB[finding])))
 
     return tuple(max(choices, key=lambda num: quality(finding, num)) for finding in range(len(positive_FB)))
 

@@ -4,7 +4,7 @@ import base64
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -32,7 +32,7 @@ class Evaluation:
     config: EvaluateConfig
     stated: Mapping[str, int]
     pooled: Mapping[str, int]
-    without_truth: int
+    left_out: int
     provenance: Mapping[str, str]
     images: Mapping[str, bytes | None] = field(default_factory=dict)
     overlays: Mapping[str, bytes] = field(default_factory=dict)
@@ -52,7 +52,7 @@ def interval(one: Estimate | Difference | None) -> str:
     """`low to high`, empty where there is none or where it is a point."""
     if one is None or math.isnan(one.low) or one.low == one.high:
         return ""
-    return f"{one.low:.2f} to {one.high:.2f}".replace("-", "\N{MINUS SIGN}")
+    return f"{one.low:z.2f} to {one.high:z.2f}".replace("-", "\N{MINUS SIGN}")
 
 
 def metrics_tree(evaluation: Evaluation) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def metrics_tree(evaluation: Evaluation) -> dict[str, Any]:
     tree["cohort"] = {
         "studies": positive.shape[1],
         "patients": len(set(evaluation.cases.patient_B)),
-        "studies_without_truth": evaluation.without_truth,
+        "studies_left_out": evaluation.left_out,
         "positives": {name: int(row.sum()) for name, row in zip(evaluation.findings, positive, strict=True)},
     }
     tree["seed"] = evaluation.config.seed
@@ -130,12 +130,13 @@ def _finding_table(evaluation: Evaluation, metric: str) -> dict[str, Any] | None
         cells = [_cell(one) for one in found]
         fair = [(one.value, place) for place, one in enumerate(found) if one and one.arm not in SUPERVISED]
         fair = [pair for pair in fair if not math.isnan(pair[0])]
-        if fair:
-            cells[max(fair)[1]]["best"] = True
+        highest = max((value for value, _ in fair), default=0.0)
+        for value, place in fair:
+            cells[place]["best"] = value == highest > 0
         name = {"finding": words(finding), "positives": counts.get(finding, ""), "macro": finding == MACRO}
         rows.append(name | {"cells": cells})
     title, _, note = METRICS[metric].partition(":")
-    return {"title": title, "note": note.strip(), "arms": [_arm(arm) for arm in arms], "rows": rows}
+    return {"title": title, "note": note.strip().capitalize(), "arms": [_arm(arm) for arm in arms], "rows": rows}
 
 
 def _macro_table(evaluation: Evaluation) -> dict[str, Any]:
@@ -153,15 +154,15 @@ def _macro_table(evaluation: Evaluation) -> dict[str, Any]:
 def _differences(evaluation: Evaluation) -> list[dict[str, str]]:
     return [
         {
-            "metric": one.metric,
+            "metric": METRICS[one.metric].partition(":")[0],
             "second": label(one.second),
             "colour": colour(one.second),
-            "value": f"{one.value:+.2f}".replace("-", "\N{MINUS SIGN}"),
+            "value": f"{one.value:+z.2f}".replace("-", "\N{MINUS SIGN}"),
             "interval": interval(one),
-            "share": f"{100 * one.share_above:.0f} %",
+            "share": "" if math.isnan(one.share_above) else f"{100 * one.share_above:.0f} %",
         }
         for one in evaluation.summary.differences
-        if one.metric in FINDING_TABLES and not math.isnan(one.share_above)
+        if one.metric in FINDING_TABLES and one.metric != "dice_oracle" and one.second != CHANCE
     ]
 
 
@@ -208,8 +209,8 @@ def limits_text(evaluation: Evaluation) -> list[str]:
     ]
     if rare:
         lines.append(f"Fewer than 10 positives: {', '.join(rare)}. Read these rows as anecdotes.")
-    if evaluation.without_truth:
-        lines.append(f"{evaluation.without_truth} studies of the split have no masks and were left out.")
+    if evaluation.left_out:
+        lines.append(f"{evaluation.left_out} studies of the split lack masks or teacher tokens and were left out.")
     if "00_demo" in evaluation.config.truth_dir:
         lines.append("The cohort is synthetic: it tests the method and the pipeline, not the clinic.")
     return lines

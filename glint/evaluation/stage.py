@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +17,13 @@ from glint.core.errors import InputError
 from glint.core.progress import log, track
 from glint.core.provenance import digest, sha256_file
 from glint.core.seeds import generator
-from glint.evaluation.arms import LoadedArm, load_arm
+from glint.evaluation.arms import LoadedArm, check_made_from, load_arm
 from glint.evaluation.cohort import Cohort, Study, positive_labels, read_cohort, require_studies
 from glint.evaluation.figures import bars_figure, curves_figure, roc_figure
 from glint.evaluation.maps import patch_fractions
 from glint.evaluation.measure import best_threshold, measure, threshold_range
 from glint.evaluation.overlays import overlay_figure
-from glint.evaluation.probe import fit_probe, location_answers
+from glint.evaluation.probe import Marked, fit_probe, location_answers
 from glint.evaluation.report import CARDS, Evaluation, metrics_tree, render_report, zero_shot_csv
 from glint.evaluation.summary import METRICS, summarise
 from glint.evaluation.tokens import teacher_tokens
@@ -44,6 +45,14 @@ class Inputs:
     features: tuple[Path, ...]
     truth: Path
 
+    def digests(self) -> dict[str, str]:
+        """What training must have read too, as its fingerprint names it."""
+        return {
+            "resampled": digest([sha256_file(path) for path in self.resampled]),
+            "split": sha256_file(self.split),
+            "features": digest([sha256_file(path) for path in self.features]),
+        }
+
 
 def columns_of(answers: Answers, columns: slice) -> Answers:
     """The answers on some of the studies."""
@@ -62,44 +71,54 @@ def valid_of(studies: Sequence[Study], arm: LoadedArm) -> NDArray[np.bool_]:
     return np.stack([valid_patches(study.valid_box, arm.volume_zyx, patch) for study in studies])
 
 
-def yardsticks(
-    cohort: Cohort,
-    studies: Sequence[Study],
-    arm: LoadedArm,
-    inputs: Inputs,
-    config: EvaluateConfig,
-    read_tokens: ReadTokens,
-) -> tuple[dict[str, Answers], dict[str, int]]:
-    """Supervised probe and location prior, fitted on training masks, answering for `studies`; the probe's pooling.
+def mark(studies: Sequence[Study], cohort: Cohort, arm: LoadedArm, tokens_BPD: NDArray[np.floating]) -> Marked:
+    """What the probe sees of studies with masks."""
+    seen = [patch_fractions(one.bits(), arm.grid, len(cohort.findings)) for one in track(studies, "patch labels")]
+    return Marked(
+        tokens_BPD=tokens_BPD,
+        fraction_FBP=np.stack(seen, axis=1),
+        valid_BP=valid_of(studies, arm),
+        positive_FB=positive_labels(studies, cohort.findings),
+    )
 
-    Nothing where the training split has no masks.
+
+def yardsticks(
+    cohort: Cohort, arm: LoadedArm, inputs: Inputs, config: EvaluateConfig, read_tokens: ReadTokens
+) -> tuple[dict[str, Answers], dict[str, int]]:
+    """Supervised probe and location prior, fitted on training masks, answering for the measured and the calibration
+    studies; and the probe's pooling. Nothing where the training split has no masks.
 
     Raises:
         InputError: the cached tokens are of another grid than the model's.
     """
-    training = list(cohort.studies["train"])
+    training, (measured, fitted_on) = list(cohort.studies["train"]), asked_studies(cohort, config)
     if not training:
         return {}, {}
     limit = config.probe.max_studies
     if len(training) > limit:
         drawn = generator(config.seed, "probe studies").choice(len(training), limit, replace=False)
         training = [training[place] for place in np.sort(drawn)]
-    seen = [patch_fractions(s.bits(), arm.grid, len(cohort.findings)) for s in track(training, "training masks")]
-    fraction_FBP = np.stack(seen, axis=1)
-    tokens = read_tokens(inputs.features, [study.study_id for study in (*training, *studies)])
-    if tokens.shape[1] != fraction_FBP.shape[2]:
+    tokens = read_tokens(inputs.features, [one.study_id for one in (*training, *measured, *fitted_on)])
+    if tokens.shape[1] != math.prod(arm.grid):
         raise InputError(
-            f"{inputs.features[0]}: {tokens.shape[1]} tokens per study, the model has {fraction_FBP.shape[2]} patches; "
+            f"{inputs.features[0]}: {tokens.shape[1]} tokens per study, the model has {math.prod(arm.grid)} patches; "
             "teacher and checkpoint must share one grid: run stages 08 and 09 again"
         )
-    num, valid, asked_valid = len(training), valid_of(training, arm), valid_of(studies, arm)
-    labels = positive_labels(training, cohort.findings)
-    probe = fit_probe(tokens[:num], fraction_FBP, valid, labels, config.probe, seed=config.seed)
+    num, end = len(training), len(training) + len(measured)
+    seen = mark(training, cohort, arm, tokens[:num])
+    held_out = mark(fitted_on, cohort, arm, tokens[end:]) if fitted_on else None
+    probe = fit_probe(seen, held_out, config.probe, seed=config.seed)
+    asked_valid = valid_of((*measured, *fitted_on), arm)
     answers = {
         "probe": probe.answers(tokens[num:], asked_valid, arm.grid),
-        "location_prior": location_answers(fraction_FBP, asked_valid, arm.grid),
+        "location_prior": location_answers(seen.fraction_FBP, asked_valid, arm.grid),
     }
     return answers, dict(zip(cohort.findings, probe.pooled_F, strict=True))
+
+
+def asked_studies(cohort: Cohort, config: EvaluateConfig) -> tuple[tuple[Study, ...], tuple[Study, ...]]:
+    """The studies to measure, and the validation studies on which thresholds may be fitted."""
+    return cohort.studies[config.split], cohort.studies["validation"] if config.split != "validation" else ()
 
 
 def stated_counts(sections: Sequence[Path], split: Path) -> dict[str, int]:
@@ -128,10 +147,8 @@ def provenance_of(inputs: Inputs, config: EvaluateConfig) -> dict[str, str]:
         for name in ("model.safetensors", "fingerprint.json"):
             if (folder / name).is_file():
                 rows[f"{folder.name} / {name}"] = sha256_file(folder / name)
-    rows["truth manifest"] = sha256_file(inputs.truth)
-    rows["split manifest"] = sha256_file(inputs.split)
-    rows["resample manifests"] = digest([sha256_file(path) for path in inputs.resampled])
-    rows["feature manifests"] = digest([sha256_file(path) for path in inputs.features])
+    rows |= {f"manifests of {name}": value for name, value in inputs.digests().items()}
+    rows["manifest of truth"] = sha256_file(inputs.truth)
     rows["configuration"] = json.dumps(config.model_dump(mode="json", exclude={"prompts", "truth_dir"}), sort_keys=True)
     return rows
 
@@ -147,7 +164,7 @@ def ask_arms(
             prompts,
             grid=arm.grid,
             windows=arm.windows,
-            weight_BP=valid_of(studies, arm) * np.float32(arm.patch_weight),
+            weight_BP=valid_of(studies, arm).astype(np.float32),
             batch_size=config.batch_size,
             description=f"zero-shot {name}",
         )
@@ -170,15 +187,17 @@ def evaluate_models(
     Raises:
         InputError: an input is absent or the split has no study with masks.
     """
-    cohort = read_cohort(resampled=inputs.resampled, split=inputs.split, truth=inputs.truth)
-    measured = cohort.studies[config.split]
+    cohort = read_cohort(resampled=inputs.resampled, split=inputs.split, truth=inputs.truth, features=inputs.features)
+    if not config.foreign_checkpoint:
+        for folder in inputs.checkpoints:
+            check_made_from(folder, inputs.digests())
+    measured, fitted_on = asked_studies(cohort, config)
     require_studies(measured, config.split)
-    fitted_on = cohort.studies["validation"] if config.split != "validation" else ()
     asked, num = (*measured, *fitted_on), len(measured)
     arms = {folder.name: load(folder) for folder in inputs.checkpoints}
     prompts = make_prompts(cohort.findings, config.prompts)
     answers = ask_arms(arms, asked, prompts, config)
-    more, pooled = yardsticks(cohort, asked, next(iter(arms.values())), inputs, config, read_tokens)
+    more, pooled = yardsticks(cohort, next(iter(arms.values())), inputs, config, read_tokens)
     answers |= more
     thresholds = {name: threshold_range(given.logits_FBP, config.thresholds) for name, given in answers.items()}
     calibrated = None
@@ -203,7 +222,7 @@ def evaluate_models(
         config=config,
         stated=stated_counts(inputs.sections, inputs.split),
         pooled=pooled,
-        without_truth=cohort.without_truth[config.split],
+        left_out=cohort.left_out[config.split],
         provenance=provenance_of(inputs, config),
     )
     return evaluation, measured

@@ -20,15 +20,15 @@ CHANCE = "chance"
 METRICS: dict[str, str] = {
     "auroc": "AUROC of the positive prompt",
     "auroc_contrast": "AUROC of positive minus negative prompt",
-    "average_precision": "average precision of the positive prompt",
-    "pointing": "highest voxel lies in the mask (positives)",
-    "dice_fixed": "Dice at the fixed threshold, no mask used (positives)",
-    "dice_calibrated": "Dice at one threshold per arm, fitted on validation masks (positives)",
-    "dice_oracle": "Dice at the best test threshold per finding: an upper bound, not a result (positives)",
+    "average_precision": "Average precision of the positive prompt",
+    "pointing": "Pointing: the map's highest voxel lies in the mask (positives)",
+    "dice_fixed": "Dice at the fixed threshold: no mask chose it (positives)",
+    "dice_calibrated": "Calibrated Dice: one threshold per arm, fitted on validation masks (positives)",
+    "dice_oracle": "Oracle Dice: the best test threshold per finding, an upper bound and no result (positives)",
     "dice_all": "Dice at the fixed threshold over all studies; both empty counts 1",
-    "dice_all_withdrawn": "the same, masks withdrawn where the finding seems absent",
-    "false_positive_images": "share of negatives with a mask at the fixed threshold (lower is better)",
-    "false_positive_images_withdrawn": "the same, masks withdrawn where the finding seems absent (lower is better)",
+    "dice_all_withdrawn": "Dice over all studies, masks withdrawn where the finding seems absent",
+    "false_positive_images": "Share of negatives with a mask at the fixed threshold (lower is better)",
+    "false_positive_images_withdrawn": "Share of negatives with a mask, masks withdrawn where the finding seems absent (lower is better)",
 }
 
 

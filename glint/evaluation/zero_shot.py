@@ -16,14 +16,6 @@ Floats = NDArray[np.float32]
 Grid = tuple[int, int, int]
 
 
-class Aligned(Protocol):
-    """Scores (T, B), gate logits (T, B, P), gate mass (T, B) of T sentences on B volumes."""
-
-    score_TB: Any
-    gate_logits_TBP: Any
-    gate_mass_TB: Any
-
-
 class AsksVolumes(Protocol):
     """What evaluation needs of a model; `glint.model.glint.Glint` is one."""
 
@@ -35,8 +27,8 @@ class AsksVolumes(Protocol):
         """Patch tokens of B volumes."""
         ...
 
-    def score(self, tokens: Any, queries: Any, patch_weight_BP: Any) -> Aligned:
-        """How well sentences and volumes fit, and where."""
+    def score(self, tokens: Any, queries: Any, patch_weight_BP: Any) -> Any:
+        """score_TB, gate_logits_TBP (T, B, P) and gate_mass_TB of T sentences on B volumes, as `glint.model.alignment.Alignment`."""
         ...
 
 
@@ -114,7 +106,7 @@ def ask_model(
     )
 
 
-def _ensembled(aligned: Aligned, num_findings: int, num_positive: int) -> tuple[Floats, Floats, Floats, Floats]:
+def _ensembled(aligned: Any, num_findings: int, num_positive: int) -> tuple[Floats, Floats, Floats, Floats]:
     """Means over templates: score of the positive and of the negative prompts, mass and logits of the positive ones."""
     cut = num_findings * num_positive
 

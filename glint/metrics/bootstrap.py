@@ -26,7 +26,7 @@ def weighted_means(value_N: ArrayLike, weight_RN: ArrayLike) -> Floats:
     known = ~np.isnan(value)
     weight = np.atleast_2d(np.asarray(weight_RN, dtype=np.float64))[:, known]
     total_R = weight.sum(axis=1)
-    return np.divide(weight @ value[known], total_R, out=np.full(len(weight), np.nan), where=total_R > 0)
+    return np.asarray(np.divide(weight @ value[known], total_R, out=np.full(len(weight), np.nan), where=total_R > 0))
 
 
 def macro_means(value_FR: ArrayLike) -> Floats:
@@ -35,7 +35,7 @@ def macro_means(value_FR: ArrayLike) -> Floats:
     known = ~np.isnan(value)
     count_R = known.sum(axis=0)
     total_R = np.where(known, value, 0.0).sum(axis=0)
-    return np.divide(total_R, count_R, out=np.full(value.shape[1], np.nan), where=count_R > 0)
+    return np.asarray(np.divide(total_R, count_R, out=np.full(value.shape[1], np.nan), where=count_R > 0))
 
 
 def percentile_interval(value_R: ArrayLike, *, level: float) -> tuple[float, float]:

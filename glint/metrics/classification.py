@@ -39,7 +39,7 @@ def _grouped_weights(
 def _divide(numerator: Floats, denominator: Floats) -> Floats:
     """NaN where the denominator is 0."""
     undefined = np.full(np.broadcast_shapes(numerator.shape, denominator.shape), np.nan)
-    return np.divide(numerator, denominator, out=undefined, where=denominator > 0)
+    return np.asarray(np.divide(numerator, denominator, out=undefined, where=denominator > 0))
 
 
 def auroc_scores(score_N: ArrayLike, positive_N: ArrayLike, weight_RN: ArrayLike) -> Floats:

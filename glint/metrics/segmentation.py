@@ -33,7 +33,7 @@ def dice_curve_scores(map_V: NDArray[np.floating], truth_V: Bools, *, lowest: fl
     predicted_K = _at_least(passed.ravel(), num)
     shared_K = _at_least(passed[truth_V], num)
     total_K = predicted_K + np.count_nonzero(truth_V)
-    return np.divide(2.0 * shared_K, total_K, out=np.ones(num), where=total_K > 0)
+    return np.asarray(np.divide(2.0 * shared_K, total_K, out=np.ones(num), where=total_K > 0))
 
 
 def _at_least(passed: NDArray[np.intp], num: int) -> NDArray[np.int64]:
@@ -50,10 +50,8 @@ def everything_dice_score(num_truth: int, num_body: int) -> float:
     return 2 * num_truth / (num_truth + num_body) if num_truth + num_body else 1.0
 
 
-def false_positive_image_errors(nonempty_N: Bools, positive_N: Bools, weight_RN: NDArray[np.floating]) -> Floats:
+def false_positive_image_errors(nonempty_N: Bools, positive_N: Bools, weight_RN: NDArray[np.generic]) -> Floats:
     """(R,) weighted shares of negative images with a mask that isn't empty; NaN without a negative. Lower is better."""
-    negative_RN = np.atleast_2d(weight_RN) * ~positive_N
-    total_R = negative_RN.sum(axis=1)
-    return np.divide(
-        (negative_RN * nonempty_N).sum(axis=1), total_R, out=np.full(len(total_R), np.nan), where=total_R > 0
-    )
+    negative_RN = np.atleast_2d(np.asarray(weight_RN, dtype=np.float64)) * ~positive_N
+    total_R, wrong_R = negative_RN.sum(axis=1), (negative_RN * nonempty_N).sum(axis=1)
+    return np.asarray(np.divide(wrong_R, total_R, out=np.full(len(total_R), np.nan), where=total_R > 0))

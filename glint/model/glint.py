@@ -81,15 +81,16 @@ class Glint(nn.Module):
         return self.text(sentences)  # type: ignore[no-any-return]
 
     def encode_volume(self, volume_BCZYX: Tensor, *, layers: Iterable[int] = ()) -> PatchTokens:
-        """Patches of B window-channel volumes (values in [0, 1]); `layers` asks for encoder block outputs.
-
-        v_p = n(W_v LN x_p),   k_p = n(W_k LN x_p)
-        """
+        """Patches of B window-channel volumes (values in [0, 1]); `layers` asks for encoder block outputs."""
         encoded = self.student(volume_BCZYX, layers=layers)
-        value_BPD = self.to_value(self.value_norm(encoded.patch_tokens_BND))
-        gate_BPG = self.to_gate(self.gate_norm(encoded.patch_tokens_BND))
+        return self.project(encoded.patch_tokens_BND, hidden=encoded.hidden)
+
+    def project(self, tokens_BPD: Tensor, *, hidden: dict[int, Tensor] | None = None) -> PatchTokens:
+        """The student's final tokens in both spaces: v_p = n(W_v LN x_p), k_p = n(W_k LN x_p)."""
+        value_BPD = self.to_value(self.value_norm(tokens_BPD))
+        gate_BPG = self.to_gate(self.gate_norm(tokens_BPD))
         return PatchTokens(
-            value_BPD=unit(value_BPD), gate_BPG=unit(gate_BPG), projected_BPD=value_BPD, hidden=encoded.hidden
+            value_BPD=unit(value_BPD), gate_BPG=unit(gate_BPG), projected_BPD=value_BPD, hidden=hidden or {}
         )
 
     def score(self, tokens: PatchTokens, queries: TextQueries, patch_weight_BP: Tensor) -> Alignment:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor, nn
 
 from glint.teachers.vjepa import LAYER_NORM_EPSILON, Block, Encoded, EncoderConfig, VisionTransformer3D
@@ -28,6 +29,12 @@ class Student(nn.Module):
         student = cls(teacher.config, adapter_blocks=adapter_blocks)
         student.encoder.load_state_dict(teacher.state_dict())
         return student
+
+    @torch.no_grad()
+    def resting_tokens(self, last_block_BPD: Tensor) -> Tensor:
+        """Final tokens, given the teacher's last block output, while the student still equals the teacher."""
+        tokens: Tensor = self.adapter_norm(self.encoder.norm(last_block_BPD))
+        return tokens
 
     def forward(self, volume_BCZYX: Tensor, *, layers: Iterable[int] = ()) -> Encoded:
         """Patch tokens (B, P, width) and the outputs of the encoder blocks `layers`."""

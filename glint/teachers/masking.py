@@ -56,9 +56,7 @@ def distance_to_hidden(grid: tuple[int, int, int], visible_K: Indices) -> NDArra
     return distance
 
 
-def loss_weights(
-    grid: tuple[int, int, int], visible_K: Indices, *, visible_weight: float
-) -> NDArray[np.float32]:
+def loss_weights(grid: tuple[int, int, int], visible_K: Indices, *, visible_weight: float) -> NDArray[np.float32]:
     """(N,) weight of every token in the dense loss.
 
     1 for hidden tokens; visible_weight / sqrt(distance to the nearest hidden token) for visible ones: next to a hole the

@@ -19,11 +19,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from glint.core.config.teacher import PretrainConfig
@@ -45,7 +46,6 @@ from glint.teachers.vjepa import (
     sincos_embedding,
 )
 
-
 EXCEEDED = (0.125, 0.375, 0.5, 0.625, 0.875)
 NUMBERS_PER_CHANNEL = 8 + 3 + len(EXCEEDED)
 
@@ -55,7 +55,9 @@ class Volumes(Protocol):
 
     def __len__(self) -> int: ...
 
-    def window(self, index: int, shift_zyx: tuple[int, int, int] = (0, 0, 0)) -> np.ndarray[Any, np.dtype[np.float32]]: ...
+    def window(self, index: int, shift_zyx: tuple[int, int, int] = (0, 0, 0)) -> NDArray[np.float32]:
+        """Window channels of one volume."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +95,7 @@ class Predictor(nn.Module):
         initialise(self, (block for block in self.blocks if isinstance(block, Block)))
 
     def forward(self, context_RKD: Tensor, visible_RK: Tensor, asked_RQ: Tensor) -> Tensor:
+        """Predictions for the visible places, then for those asked for."""
         entered = self.enter(context_RKD)
         masked = self.mask_token.to(entered.dtype).expand(*asked_RQ.shape, -1)
         places = torch.cat([visible_RK, asked_RQ], dim=1)
@@ -122,7 +125,7 @@ def patch_intensities(voxels_RKV: Tensor, channels: int, patch_zyx: tuple[int, i
     values = torch.cat(
         [octants, torch.stack([flat.std(dim=-1), smooth.amin(dim=-1), smooth.amax(dim=-1), *above], dim=-1)], dim=-1
     ).flatten(1)
-    return ((values - values.mean(dim=0)) / (values.std(dim=0) + 1e-2)).unflatten(0, voxels_RKV.shape[:2])
+    return ((values - values.mean(dim=0)) / (values.std(dim=0) + 1e-2)).reshape(*voxels_RKV.shape[:2], -1)
 
 
 def momentum_at(config: PretrainConfig, step: int) -> float:
@@ -181,9 +184,7 @@ class Pretrainer:
             self.predictor = Predictor(encoder_config, config)
             self.read_out = nn.Linear(encoder_config.width, NUMBERS_PER_CHANNEL * encoder_config.channels)
         self.target = copy.deepcopy(self.encoder).requires_grad_(False).eval()
-        self.online = nn.ModuleDict(
-            {"encoder": self.encoder, "predictor": self.predictor, "read_out": self.read_out}
-        )
+        self.online = nn.ModuleDict({"encoder": self.encoder, "predictor": self.predictor, "read_out": self.read_out})
         parameters = list(self.online.parameters())
         groups = [
             {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
@@ -209,7 +210,9 @@ class Pretrainer:
         }
         if self.config.intensity_weight > 0:
             shape = self.encoder_config
-            voxels = select_tokens(patchify(batch.volume_BCZYX, shape.patch_zyx).repeat_interleave(copies, dim=0), batch.visible_RK)
+            voxels = select_tokens(
+                patchify(batch.volume_BCZYX, shape.patch_zyx).repeat_interleave(copies, dim=0), batch.visible_RK
+            )
             wanted = patch_intensities(voxels, shape.channels, shape.patch_zyx)
             terms["intensity"] = F.smooth_l1_loss(self.read_out(encoded.patch_tokens_BND), wanted)
         return terms, target[max(levels)]
@@ -227,10 +230,42 @@ class Pretrainer:
         nn.utils.clip_grad_norm_(self.online.parameters(), self.config.clip_norm)
         self.optimizer.step()
         update_target(self.target, self.encoder, momentum_at(self.config, step))
-        return {"loss": float(total.detach()), **{name: float(term.detach()) for name, term in terms.items()}}, target_tokens
+        return {
+            "loss": float(total.detach()),
+            **{name: float(term.detach()) for name, term in terms.items()},
+        }, target_tokens
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights of both encoders, predictor and read-out, and the optimiser's moments: all that a step depends on."""
+        held = {f"online.{name}": value for name, value in self.online.state_dict().items()}
+        held |= {f"target.{name}": value for name, value in self.target.state_dict().items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            held |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
+        return held
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take what `tensors` gave. Raises FingerprintError when it belongs to another architecture."""
+        parts: dict[str, dict[str, Tensor]] = {"online": {}, "target": {}, "optimizer": {}}
+        for name, value in tensors.items():
+            part, rest = name.split(".", 1)
+            parts[part][rest] = value
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in parts["optimizer"].items():
+            index, moment = name.split(".", 1)
+            moments.setdefault(int(index), {})[moment] = value
+        try:
+            self.online.load_state_dict(parts["online"], strict=True)
+            self.target.load_state_dict(parts["target"], strict=True)
+        except RuntimeError as error:
+            raise FingerprintError(
+                "the saved state is of another encoder than the configuration's; remove it"
+            ) from error
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
 
 
-def draw_batch(volumes: Volumes, encoder: EncoderConfig, config: PretrainConfig, *, seed: int, step: int) -> PretrainBatch:
+def draw_batch(
+    volumes: Volumes, encoder: EncoderConfig, config: PretrainConfig, *, seed: int, step: int
+) -> PretrainBatch:
     """Batch of one step, a function of (seed, step) alone: which volumes, how shifted, which masks."""
     volume_list, visible, asked, weights = [], [], [], []
     for position in range(step * config.batch_size, (step + 1) * config.batch_size):
@@ -258,3 +293,51 @@ def draw_batch(volumes: Volumes, encoder: EncoderConfig, config: PretrainConfig,
         asked_RQ=torch.from_numpy(np.stack(asked)),
         weight_RT=torch.from_numpy(np.stack(weights)),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """The target encoder of the last step, and the curves: a row of numbers per monitored step."""
+
+    encoder: VisionTransformer3D
+    curves: list[dict[str, float]]
+
+
+def pretrain(
+    volumes: Volumes,
+    encoder_config: EncoderConfig,
+    config: PretrainConfig,
+    *,
+    seed: int,
+    key: str,
+    state_dir: Path | None = None,
+    after_step: Callable[[int], None] | None = None,
+) -> Pretrained:
+    """Pretrain for `config.steps` steps, going on from `state_dir/<key>/state.safetensors` where there is one.
+
+    `key` names what the run is made from (configuration, volumes, code): a state of another key is never read.
+    `after_step` is called with every finished step.
+    """
+    trainer = Pretrainer(encoder_config, config, seed=seed)
+    state = None if state_dir is None else state_dir / key / "state.safetensors"
+    first, curves = (0, []) if state is None or not state.is_file() else _resume(trainer, state)
+    if first:
+        log(f"teacher: going on after step {first} of {config.steps}")
+    for step in track(range(first, config.steps), "teacher", total=config.steps - first):
+        numbers, tokens = trainer.step(draw_batch(volumes, encoder_config, config, seed=seed, step=step), step)
+        last = step == config.steps - 1
+        if step % config.monitor_every == 0 or last:
+            curves.append(
+                {"step": step, **numbers, **collapse_monitors(tokens), "learning_rate": learning_rate_at(config, step)}
+            )
+        if state is not None and ((step + 1) % config.checkpoint_every == 0 or last):
+            write_state(state, trainer.tensors(), {"step": step + 1, "curves": curves})
+        if after_step is not None:
+            after_step(step)
+    return Pretrained(encoder=trainer.target, curves=curves)
+
+
+def _resume(trainer: Pretrainer, state: Path) -> tuple[int, list[dict[str, float]]]:
+    tensors, record = read_state(state)
+    trainer.restore(tensors)
+    return int(record["step"]), list(record["curves"])

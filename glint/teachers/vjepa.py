@@ -42,7 +42,9 @@ class EncoderConfig(BaseModel):
     mlp_ratio: float = Field(default=4.0, gt=0, description="hidden width of the MLP / D")
     positions: Literal["rope", "sincos", "both"] = Field(default="both", description="rotary, absolute or both")
     position_base: float = Field(default=100.0, gt=1, description="longest wavelength / 2 pi, in patches")
-    stem: tuple[int, ...] = Field(default=(), description="channels after each halving inside a patch; () is one linear map")
+    stem: tuple[int, ...] = Field(
+        default=(), description="channels after each halving inside a patch; () is one linear map"
+    )
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> EncoderConfig:
@@ -62,6 +64,7 @@ class EncoderConfig(BaseModel):
 
     @property
     def tokens(self) -> int:
+        """Patches of one volume."""
         return math.prod(self.grid)
 
 
@@ -148,11 +151,14 @@ class PatchEmbedding(nn.Module):
         super().__init__()
         self.shape = (config.channels, *config.patch_zyx)
         widths = (config.channels, *config.stem)
-        self.stem = nn.ModuleList(nn.Linear(8 * before, after) for before, after in zip(widths, config.stem, strict=False))
+        self.stem = nn.ModuleList(
+            nn.Linear(8 * before, after) for before, after in zip(widths, config.stem, strict=False)
+        )
         voxels = math.prod(config.patch_zyx) // 8 ** len(config.stem)
         self.project = nn.Linear(widths[-1] * voxels, config.width)
 
     def forward(self, voxels_BKV: Tensor) -> Tensor:
+        """(B, K, C · pz · py · px) → (B, K, D)."""
         if not self.stem:
             return self.project(voxels_BKV)  # type: ignore[no-any-return]
         blocks = voxels_BKV.reshape(-1, *self.shape).permute(0, 2, 3, 4, 1)
@@ -177,9 +183,8 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.output = nn.Linear(width, width)
 
-    def forward(
-        self, tokens_BND: Tensor, rotation: tuple[Tensor, Tensor] | None, mask_B11N: Tensor | None
-    ) -> Tensor:
+    def forward(self, tokens_BND: Tensor, rotation: tuple[Tensor, Tensor] | None, mask_B11N: Tensor | None) -> Tensor:
+        """(B, N, D) → (B, N, D); `rotation` as `RotaryTable` gives it, `mask_B11N` false where a key is hidden."""
         batch, count, width = tokens_BND.shape
         qkv = self.qkv(tokens_BND).view(batch, count, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         query, key, value = qkv.unbind(0)
@@ -203,6 +208,7 @@ class Block(nn.Module):
     def forward(
         self, tokens_BND: Tensor, rotation: tuple[Tensor, Tensor] | None = None, mask_B11N: Tensor | None = None
     ) -> Tensor:
+        """(B, N, D) → (B, N, D)."""
         tokens_BND = tokens_BND + self.attention(self.norm_attention(tokens_BND), rotation, mask_B11N)
         return tokens_BND + self.mlp(self.norm_mlp(tokens_BND))  # type: ignore[no-any-return]
 
@@ -217,7 +223,7 @@ def initialise(module: nn.Module, blocks: Iterable[Block]) -> None:
     with torch.no_grad():
         for index, block in enumerate(blocks):
             for linear in (block.attention.output, block.mlp[2]):
-                linear.weight.div_(math.sqrt(2 * (index + 1)))  # type: ignore[operator, union-attr]
+                linear.weight.div_(math.sqrt(2 * (index + 1)))  # type: ignore[operator]
 
 
 class RotaryTable(nn.Module):
@@ -270,10 +276,12 @@ class VisionTransformer3D(nn.Module):
 
     @property
     def width(self) -> int:
+        """Token width D."""
         return self.config.width
 
     @property
     def depth(self) -> int:
+        """Number of blocks."""
         return self.config.depth
 
     def embed(self, volume_BCZYX: Tensor, keep_BK: Tensor | None = None) -> Tensor:
@@ -349,6 +357,7 @@ def write_encoder(encoder: VisionTransformer3D, folder: Path) -> None:
 
     weights = {name: tensor.detach().float().contiguous() for name, tensor in encoder.state_dict().items()}
     save_file(weights, folder / WEIGHTS_NAME)
+    (folder / WEIGHTS_NAME).chmod(0o644)  # safetensors leaves files that only their owner can read
     write_json(folder / CONFIG_NAME, encoder.config.model_dump(mode="json"))
 
 

@@ -8,7 +8,7 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from glint.core.config.train import AugmentConfig, SentenceConfig
+from glint.core.config.train import AugmentConfig, SentenceConfig, TrainConfig
 from glint.core.prompts import finding_prompt
 from glint.core.seeds import generator
 from glint.prepare.resample import window_channels
@@ -29,7 +29,8 @@ Windows = Sequence[tuple[float, float]]
 class StudySet:
     """Studies of one split; row b is study_ids[b].
 
-    `volume_BZYX` int16 HU on the model grid; `weight_BP` c_p; `teacher` block → (B, P, D) float16.
+    `volume_BZYX` int16 HU on the model grid; `weight_BP` c_p; `teacher` block → (B, P, D) float16; `findings`: names that
+    some report states as present.
     """
 
     study_ids: tuple[str, ...]
@@ -39,6 +40,7 @@ class StudySet:
     statements: StudyStatements
     queries: SentenceQueries
     teacher: Mapping[int, NDArray[np.float16]] = field(default_factory=dict)
+    findings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.study_ids)
@@ -112,20 +114,27 @@ def volume_tensor(studies: StudySet, rows: Sequence[int] | NDArray[np.int64]) ->
 
 
 def make_batch(
-    studies: StudySet, *, step: int, batch_size: int, seed: int, sentences: SentenceConfig, augment: AugmentConfig
+    studies: StudySet, config: TrainConfig, *, step: int, blocks: Sequence[int] = (), resting: bool = False
 ) -> Batch:
-    """The batch of `step`; the same arguments give the same batch."""
-    rows = batch_rows(studies=len(studies), batch_size=batch_size, step=step, seed=seed)
+    """The batch of `step`, with the teacher's tokens of `blocks`; the same arguments give the same batch.
+
+    `resting` leaves out the volumes, for steps that read the teacher's tokens instead.
+    """
+    seed, sentences = config.seed, config.sentences
+    rows = batch_rows(studies=len(studies), batch_size=config.batch_size, step=step, seed=seed)
     queries = studies.queries
     candidates = np.flatnonzero(np.isin(queries.study, rows))
     asked = sentence_draw(queries.unique(candidates), limit=sentences.per_batch, step=step, seed=seed)
     taken = queries.take(asked)
     relation_TB = pair_relations(taken, studies.statements.take(rows))
-    channels = photometric(volume_tensor(studies, rows), augment, generator(seed, "augment", step))
+    volume_BCZYX = None
+    if not resting:
+        channels = photometric(volume_tensor(studies, rows), config.augment, generator(seed, "augment", step))
+        volume_BCZYX = torch.from_numpy(channels)
     return Batch(
-        volume_BCZYX=torch.from_numpy(channels),
+        volume_BCZYX=volume_BCZYX,
         patch_weight_BP=torch.from_numpy(studies.weight_BP[rows]),
         sentences=taken.texts,
         relation_TB=torch.from_numpy(relation_TB),
-        teacher={block: torch.from_numpy(tokens[rows]).float() for block, tokens in studies.teacher.items()},
+        teacher={block: torch.from_numpy(studies.teacher[block][rows]).float() for block in blocks},
     )

@@ -20,7 +20,7 @@ from glint.core.seeds import derived_seed
 from glint.formats.checkpoint import read_state, write_state
 from glint.model.glint import Glint
 from glint.training.dataset import StudySet, make_batch
-from glint.training.optimizer import make_optimizer, rate_factor, set_rates
+from glint.training.optimizer import make_optimizer, rate_factors, set_rates
 from glint.training.step import StepResult, training_step
 from glint.training.validation import zero_shot_auroc
 
@@ -84,18 +84,15 @@ def stop_requested() -> Iterator[list[int]]:
 
 
 def optimise(run: Run, training: StudySet, config: TrainConfig) -> StepResult:
-    """One optimiser step on the batch of `run.step`."""
-    batch = make_batch(
-        training,
-        step=run.step,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        sentences=config.sentences,
-        augment=config.augment,
-    )
-    set_rates(run.optimizer, rate_factor(run.step, steps=config.steps, config=config.optimizer))
+    """One optimiser step on the batch of `run.step`: heads alone first, then everything."""
+    resting = run.step < config.head_steps
+    depth = run.model.student.encoder.depth
+    blocks = (depth - 1,) if resting else config.loss.dense_blocks if config.loss.dense > 0 else ()
+    batch = make_batch(training, config, step=run.step, blocks=blocks, resting=resting)
+    set_rates(run.optimizer, rate_factors(run.step, config))
     gram_generator = torch.Generator().manual_seed(derived_seed(config.seed, "gram", run.step))
-    result = training_step(run.model, batch, progress=run.step / config.steps, gram_generator=gram_generator)
+    progress = run.step / (config.head_steps + config.steps)
+    result = training_step(run.model, batch, progress=progress, gram_generator=gram_generator)
     run.optimizer.zero_grad(set_to_none=True)
     if result.total.requires_grad:
         result.total.backward()  # type: ignore[no-untyped-call]
@@ -180,34 +177,34 @@ def train(
     validation: StudySet | None = None,
     findings: Sequence[str] = (),
 ) -> Run:
-    """Train to `config.steps`, from `state/state.safetensors` where it is of the same `key`.
+    """Train to the last step, from `state/state.safetensors` where it is of the same `key`.
 
     The same model, data, config and thread count give the same weights, bit for bit, however often the run was stopped.
     SIGTERM saves and leaves with exit code 75.
     """
-    path = state / STATE_NAME
+    path, steps = state / STATE_NAME, config.head_steps + config.steps
     run = Run(model=model, optimizer=make_optimizer(model, config.optimizer), step=0, curves=[])
-    if restore_run(run, path, key=key) and run.step < config.steps:
-        log(f"training goes on from step {run.step} of {config.steps}")
+    if restore_run(run, path, key=key) and run.step < steps:
+        log(f"training goes on from step {run.step} of {steps}")
     model.train()
     ticker = Ticker(
-        f"train {model.arm}", done=run.step, total=config.steps, batch_size=min(config.batch_size, len(training))
+        f"train {model.arm}", done=run.step, total=steps, batch_size=min(config.batch_size, len(training))
     )
     warned: set[str] = set()
     try:
         with stop_requested() as stop:
-            while run.step < config.steps:
+            while run.step < steps:
                 result = optimise(run, training, config)
                 row = {"step": float(run.step), **result.numbers}
-                if run.step % config.validate_every == 0 or run.step == config.steps:
+                if run.step % config.validate_every == 0 or run.step == steps:
                     row |= validate(run, validation, findings)
                 run.curves.append({name: value for name, value in row.items() if not math.isnan(value)})
                 warn_of_drift(result.numbers, limit=config.teacher_cosine_warning, warned=warned)
                 ticker.tick(run.step, result.numbers["loss"])
-                if run.step % config.checkpoint_every == 0 or run.step == config.steps or stop:
+                if run.step % config.checkpoint_every == 0 or run.step == steps or stop:
                     save_run(run, path, key=key)
-                if stop and run.step < config.steps:
-                    log(f"stopped at step {run.step} of {config.steps}; the same command goes on from there")
+                if stop and run.step < steps:
+                    log(f"stopped at step {run.step} of {steps}; the same command goes on from there")
                     raise SystemExit(REQUEUE_EXIT_CODE)
     finally:
         ticker.close()

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from glint.core.config.train import OptimizerConfig
+from glint.core.config.train import OptimizerConfig, TrainConfig
 from glint.model.glint import Glint
 
+ENCODER = "student.encoder."
 SCALARS = ("gate.log_scale", "gate.bias", "log_inverse_temperature", "log_sigmoid_scale", "sigmoid_bias")
 _BLOCK = re.compile(r"student\.encoder\.blocks\.(\d+)\.")
 
@@ -20,7 +21,7 @@ def base_learning_rate(name: str, *, depth: int, config: OptimizerConfig) -> flo
         return config.text_learning_rate
     if name in SCALARS:
         return config.scalar_learning_rate
-    if not name.startswith("student.encoder."):
+    if not name.startswith(ENCODER):
         return config.head_learning_rate
     block = _BLOCK.match(name)
     outside = 0 if name.startswith("student.encoder.norm.") else depth
@@ -44,15 +45,24 @@ def make_optimizer(model: Glint, config: OptimizerConfig) -> torch.optim.AdamW:
         if not parameter.requires_grad:
             continue
         weight_decay = config.weight_decay if decays(name, parameter) else 0.0
-        groups.append({"params": [parameter], "lr": rate, "base_lr": rate, "weight_decay": weight_decay, "name": name})
+        groups.append(
+            {
+                "params": [parameter],
+                "lr": rate,
+                "base_lr": rate,
+                "weight_decay": weight_decay,
+                "name": name,
+                "encoder": name.startswith(ENCODER),
+            }
+        )
     return torch.optim.AdamW(merged(groups), betas=(0.9, config.beta2), eps=1e-8)
 
 
 def merged(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Groups of equal rate and decay joined, so that the optimiser can work on many tensors at once."""
-    joined: dict[tuple[float, float], dict[str, Any]] = {}
+    """Groups of equal rate, decay and kind joined, so that the optimiser can work on many tensors at once."""
+    joined: dict[tuple[float, float, bool], dict[str, Any]] = {}
     for group in groups:
-        key = (group["base_lr"], group["weight_decay"])
+        key = (group["base_lr"], group["weight_decay"], group["encoder"])
         into = joined.setdefault(key, {**group, "params": [], "names": []})
         into.pop("name", None)
         into["params"] += group["params"]
@@ -60,17 +70,32 @@ def merged(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(joined.values())
 
 
-def rate_factor(step: int, *, steps: int, config: OptimizerConfig) -> float:
-    """Linear warm-up, then half a cosine down to `final_learning_rate`; `step` counts from 0."""
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
-    done = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
-    return config.final_learning_rate + (1 - config.final_learning_rate) * 0.5 * (
-        1 + math.cos(math.pi * min(1.0, done))
+def cosine_factor(step: int, *, steps: int, warmup: int, final: float) -> float:
+    """Linear warm-up, then half a cosine down to `final`; `step` counts from 0."""
+    if step < warmup:
+        return (step + 1) / warmup
+    done = min(1.0, (step - warmup) / max(1, steps - warmup))
+    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def rate_factors(step: int, config: TrainConfig) -> tuple[float, float]:
+    """Factors on the rates of (encoder, everything else) at `step`: one warm-up and cosine while the encoder rests, one more
+    once it has joined in.
+    """
+    optimizer = config.optimizer
+    resting = step < config.head_steps
+    factor = cosine_factor(
+        step if resting else step - config.head_steps,
+        steps=config.head_steps if resting else config.steps,
+        warmup=optimizer.warmup_steps,
+        final=optimizer.final_learning_rate,
     )
+    if resting:
+        return 0.0, factor
+    return factor, factor * (optimizer.joint_head_share if config.head_steps else 1.0)
 
 
-def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Every group's rate becomes its base rate times `factor`."""
+def set_rates(optimizer: torch.optim.Optimizer, factors: tuple[float, float]) -> None:
+    """Every group's rate becomes its base rate times the factor of its kind."""
     for group in optimizer.param_groups:
-        group["lr"] = group["base_lr"] * factor
+        group["lr"] = group["base_lr"] * factors[0 if group["encoder"] else 1]

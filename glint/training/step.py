@@ -12,6 +12,7 @@ from glint.core.relations import POSITIVE
 from glint.losses.area import area_loss, mean_gate
 from glint.losses.contrastive import contrastive_loss
 from glint.losses.dense_feature import dense_feature_loss, patch_cosine
+from glint.losses.evidence import evidence_loss
 from glint.losses.sigmoid import sigmoid_loss
 from glint.model.glint import Glint
 
@@ -20,10 +21,11 @@ from glint.model.glint import Glint
 class Batch:
     """B studies and T sentences.
 
-    `volume_BCZYX` window channels in [0, 1]; `patch_weight_BP` c_p; `relation_TB` int8 codes; `teacher` block → (B, P, D).
+    `volume_BCZYX` window channels in [0, 1], None while the encoder rests; `patch_weight_BP` c_p; `relation_TB` int8
+    codes; `teacher` block → (B, P, D).
     """
 
-    volume_BCZYX: Tensor
+    volume_BCZYX: Tensor | None
     patch_weight_BP: Tensor
     sentences: tuple[str, ...]
     relation_TB: Tensor
@@ -56,10 +58,14 @@ def training_step(model: Glint, batch: Batch, *, progress: float, gram_generator
 
         L = w_c L_nce + lambda_s L_sig + lambda_a L_area + lambda_D L_DFR
 
-    An empty or all-ignored set of pairs leaves L_DFR alone. `progress` is the share of steps done.
+    An empty or all-ignored set of pairs leaves L_DFR alone. `progress` is the share of steps done. Without volumes the
+    encoder rests: the teacher's last block stands for the student's, and L_DFR is 0 by definition.
     """
     config = model.config.loss
-    tokens = model.encode_volume(batch.volume_BCZYX, layers=batch.teacher.keys())
+    if batch.volume_BCZYX is None:
+        tokens = model.project(model.student.resting_tokens(batch.teacher[model.student.encoder.depth - 1]))
+    else:
+        tokens = model.encode_volume(batch.volume_BCZYX, layers=batch.teacher.keys())
     total = torch.zeros(())
     numbers: dict[str, float] = {}
     rows = unique_sentences(batch.sentences)
@@ -81,6 +87,10 @@ def training_step(model: Glint, batch: Batch, *, progress: float, gram_generator
             terms["area"] = area_loss(
                 aligned.gate_logits_TBP, relation_TB, batch.patch_weight_BP, area_max=config.area_max
             )
+            weights["evidence"] = config.evidence
+            terms["evidence"] = evidence_loss(
+                aligned.gate_logits_TBP, relation_TB, batch.patch_weight_BP, extent=config.evidence_extent
+            )
             with torch.no_grad():
                 gate_TB = mean_gate(aligned.gate_logits_TBP, batch.patch_weight_BP)
                 positive_TB = relation_TB == POSITIVE
@@ -90,7 +100,7 @@ def training_step(model: Glint, batch: Batch, *, progress: float, gram_generator
             if weights[name] > 0:
                 total = total + weights[name] * term
             numbers[name] = float(term.detach())
-    if batch.teacher:
+    if tokens.hidden:
         total = total + _dense_term(model, tokens.hidden, batch.teacher, gram_generator, numbers)
     numbers["loss"] = float(total.detach())
     return StepResult(total=total, numbers=numbers)

@@ -11,6 +11,7 @@ from glint.core import relations
 from glint.losses.area import area_loss, mean_gate
 from glint.losses.contrastive import contrastive_loss
 from glint.losses.dense_feature import dense_feature_loss, gram_term, patch_cosine
+from glint.losses.evidence import evidence_loss
 from glint.losses.sigmoid import sigmoid_loss
 from glint.prepare.sections import sentence_classes
 
@@ -92,6 +93,28 @@ def test_area_loss_closes_contradicted_gates_and_stops_floods() -> None:
     np.testing.assert_allclose(mean_gate(logits, weight), mean, atol=1e-12)
 
 
+@pytest.mark.parametrize("extent", [1.0, 3.0])
+def test_evidence_loss_is_noisy_or_of_the_patches(extent: float) -> None:
+    torch.manual_seed(1)
+    logits = torch.randn(2, 3, 6, dtype=torch.float64)
+    weight = torch.tensor([[1, 1, 1, 1, 1, 0], [1, 1, 0, 0, 0, 0], [0.5, 1, 1, 1, 1, 1]], dtype=torch.float64)
+    relation = torch.tensor([[POSITIVE, HARD, IGNORE], [NEGATIVE, POSITIVE, NEGATIVE]])
+    gate, w = 1 / (1 + np.exp(-logits.numpy())), weight.numpy()
+    absent = np.prod((1 - gate) ** w, axis=-1)
+    positives = [-math.log(1 - absent[t, b] ** (1 / extent)) for t, b in ((0, 0), (1, 1))]
+    negatives = [-math.log(absent[t, b]) for t, b in ((0, 1), (1, 0), (1, 2))]
+    expected = 0.5 * (np.mean(positives) + np.mean(negatives))
+    assert evidence_loss(logits, relation, weight, extent=extent).item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_evidence_loss_is_finite_and_pulls_when_every_gate_is_shut() -> None:
+    logits = torch.full((1, 1, 4), -200.0, requires_grad=True)
+    loss = evidence_loss(logits, torch.tensor([[POSITIVE]]), torch.ones(1, 4))
+    loss.backward()
+    assert math.isfinite(loss.item())
+    assert torch.isfinite(logits.grad).all()  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("relation", [IGNORE, POSITIVE, NEGATIVE, HARD])
 def test_a_batch_of_one_relation_gives_finite_losses_and_gradients(relation: int) -> None:
     for shape in ((1, 1), (3, 1), (1, 3), (0, 3)):
@@ -102,6 +125,7 @@ def test_a_batch_of_one_relation_gives_finite_losses_and_gradients(relation: int
             contrastive_loss(score, codes, inverse_temperature=14.0)
             + sigmoid_loss(score, codes, scale=10.0, bias=-10.0)
             + area_loss(logits, codes, weight, area_max=0.4)
+            + evidence_loss(logits, codes, weight)
         )
         total.backward()
         assert math.isfinite(total.item())

@@ -39,8 +39,8 @@ def test_dense_loss_of_an_untouched_student_has_no_gradient_to_speak_of() -> Non
 def test_student_owns_its_weights() -> None:
     teacher = VisionTransformer3D(CONFIG)
     student = Student.from_teacher(teacher)
-    before = teacher.patch_embedding.weight.detach().clone()
+    before = teacher.patch_embedding.project.weight.detach().clone()
     with torch.no_grad():
         for parameter in student.parameters():
             parameter.add_(1.0)
-    torch.testing.assert_close(teacher.patch_embedding.weight.detach(), before)
+    torch.testing.assert_close(teacher.patch_embedding.project.weight.detach(), before)

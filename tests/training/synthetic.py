@@ -7,10 +7,12 @@ from sentence_stub import BagOfWords
 
 from glint.core.config.train import SentenceConfig, TrainConfig
 from glint.model.glint import Arm, Glint
-from glint.model.student import Student
+from glint.prepare.resample import window_channels
 from glint.prepare.sections.sentence_classes import sentence_class
+from glint.teachers.registry import SmallVjepa
 from glint.teachers.vjepa import EncoderConfig, VisionTransformer3D
 from glint.training.dataset import StudySet, study_texts
+from glint.training.start import new_model
 
 GRID, PATCH = (24, 24, 32), (8, 8, 8)
 PATCHES = 36
@@ -19,7 +21,9 @@ ENCODER = EncoderConfig(volume_zyx=GRID, patch_zyx=PATCH, width=48, depth=2, hea
 WINDOWS = ((-1400.0, -200.0), (-150.0, 350.0), (-1000.0, 1000.0))
 
 
-def study_set(studies: int, *, seed: int = 0, sentences: SentenceConfig | None = None, teacher: bool = False) -> tuple[StudySet, np.ndarray]:
+def study_set(
+    studies: int, *, seed: int = 0, sentences: SentenceConfig | None = None, teacher: SmallVjepa | None = None
+) -> tuple[StudySet, np.ndarray]:
     """The studies, and their lesions as (study, finding, patch) booleans."""
     rng = np.random.default_rng(seed)
     volume = rng.normal(0, 60, (studies, *GRID)).astype(np.int16)
@@ -46,7 +50,10 @@ def study_set(studies: int, *, seed: int = 0, sentences: SentenceConfig | None =
     columns = {"study_id": text, "sentence_index": pl.Int64, "finding": text, "polarity": text, "laterality": text, "region": text}
     stated_frame = pl.DataFrame(stated, orient="row", schema=columns)
     statements, queries = study_texts(said_frame, stated_frame, ids, sentences or SentenceConfig())
-    tokens = {1: rng.normal(size=(studies, PATCHES, ENCODER.width)).astype(np.float16)} if teacher else {}
+    tokens = {}
+    if teacher is not None:
+        channels = torch.from_numpy(np.stack([window_channels(one, WINDOWS) for one in volume]))
+        tokens = {l: found.numpy().astype(np.float16) for l, found in teacher.encode(channels, layers=(0, 1)).hidden.items()}
     return (
         StudySet(
             study_ids=tuple(ids),
@@ -56,12 +63,16 @@ def study_set(studies: int, *, seed: int = 0, sentences: SentenceConfig | None =
             statements=statements,
             queries=queries,
             teacher=tokens,
+            findings=tuple(FINDINGS),
         ),
         lesion,
     )
 
 
-def small_model(config: TrainConfig, *, arm: Arm = "glint") -> Glint:
-    torch.manual_seed(config.seed)
-    student = Student.from_teacher(VisionTransformer3D(ENCODER), adapter_blocks=config.model.adapter_blocks)
-    return Glint(config, arm=arm, student=student, sentence_encoder=BagOfWords())
+def small_teacher() -> SmallVjepa:
+    torch.manual_seed(11)
+    return SmallVjepa(VisionTransformer3D(ENCODER))
+
+
+def small_model(config: TrainConfig, training: StudySet, *, arm: Arm = "glint") -> Glint:
+    return new_model(config, arm=arm, teacher=small_teacher(), sentence_encoder=BagOfWords(), training=training)

@@ -8,16 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from synthetic import FINDINGS, small_model, study_set
+from synthetic import FINDINGS, small_model, small_teacher, study_set
 
 from glint.core.config.train import LossConfig, ModelConfig, OptimizerConfig, TrainConfig
+from glint.core.prompts import finding_prompt
 from glint.training import loop
 from glint.training.curves import curves_csv, curves_png
+from glint.training.dataset import volume_tensor
 from glint.training.loop import REQUEUE_EXIT_CODE, Run, train
-from glint.training.optimizer import base_learning_rate, make_optimizer, rate_factor
+from glint.training.optimizer import base_learning_rate, make_optimizer, rate_factors
 
 SHORT = TrainConfig(
-    steps=7,
+    head_steps=3,
+    steps=4,
     batch_size=4,
     checkpoint_every=2,
     validate_every=3,
@@ -28,10 +31,10 @@ SHORT = TrainConfig(
 
 
 def short_run(state: Path, config: TrainConfig = SHORT, key: str = "k") -> Run:
-    training, _ = study_set(12, teacher=True)
+    training, _ = study_set(12, teacher=small_teacher())
     validation, _ = study_set(8, seed=1)
     return train(
-        small_model(config), training, config=config, state=state, key=key, validation=validation, findings=tuple(FINDINGS)
+        small_model(config, training), training, config=config, state=state, key=key, validation=validation, findings=tuple(FINDINGS)
     )
 
 
@@ -91,7 +94,7 @@ def test_a_state_of_another_configuration_is_not_resumed(undisturbed: Run, tmp_p
 
 def test_curves_hold_every_step_and_can_be_drawn(undisturbed: Run) -> None:
     lines = curves_csv(undisturbed.curves).decode().splitlines()
-    assert len(lines) == 1 + SHORT.steps
+    assert len(lines) == 1 + SHORT.head_steps + SHORT.steps
     for name in ("loss", "contrastive", "dense", "gate_density_positive", "teacher_cosine_1", "auroc_macro"):
         assert name in lines[0].split(",")
     assert curves_png(undisturbed.curves).startswith(b"\x89PNG")
@@ -105,37 +108,50 @@ def test_a_drifting_block_is_warned_of_once(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().err.count("block 3") == 1
 
 
-def test_learning_rates_fall_with_depth_and_norms_do_not_decay() -> None:
-    config = OptimizerConfig(encoder_learning_rate=1e-4, head_learning_rate=1e-3, layer_decay=0.5)
-    rates = {
-        name: base_learning_rate(name, depth=2, config=config)
-        for name, _ in small_model(SHORT).named_parameters()
-    }
+def test_learning_rates_fall_with_depth_and_norms_do_not_decay(undisturbed: Run) -> None:
+    config = OptimizerConfig(encoder_learning_rate=1e-4, head_learning_rate=1e-3, scalar_learning_rate=0.1, layer_decay=0.5)
+    names = [name for name, _ in undisturbed.model.named_parameters()]
+    rates = {name: base_learning_rate(name, depth=2, config=config) for name in names}
     assert rates["student.encoder.blocks.1.attention.qkv.weight"] == pytest.approx(1e-4)
     assert rates["student.encoder.blocks.0.attention.qkv.weight"] == pytest.approx(5e-5)
-    assert rates["student.encoder.patch_embedding.weight"] == pytest.approx(2.5e-5)
+    assert rates["student.encoder.patch_embedding.project.weight"] == pytest.approx(2.5e-5)
     assert rates["to_value.weight"] == pytest.approx(1e-3)
-    optimizer = make_optimizer(small_model(SHORT), config)
+    assert rates["gate.bias"] == pytest.approx(0.1)
+    optimizer = make_optimizer(undisturbed.model, config)
     decayed = {name for group in optimizer.param_groups if group["weight_decay"] > 0 for name in group["names"]}
     assert "to_value.weight" in decayed
-    assert not [name for name in decayed if "norm" in name or name.endswith(".bias") or name in ("null_D", "gate.bias")]
+    assert not [name for name in decayed if "norm" in name or name.endswith(".bias") or name == "null_D"]
 
 
-def test_a_rate_of_zero_freezes_the_encoder(tmp_path: Path) -> None:
-    config = SHORT.model_copy(update={"optimizer": OptimizerConfig(encoder_learning_rate=0.0), "steps": 2})
-    before = small_model(config).student.state_dict()
-    run = short_run(tmp_path, config)
-    for name, tensor in run.model.student.state_dict().items():
-        assert torch.equal(tensor, before[name])
+@pytest.mark.parametrize(
+    "changes", [{"optimizer": OptimizerConfig(encoder_learning_rate=0.0), "steps": 2}, {"head_steps": 5, "steps": 0}]
+)
+def test_an_encoder_at_rest_keeps_the_teachers_weights(tmp_path: Path, changes: dict[str, object]) -> None:
+    run = short_run(tmp_path, SHORT.model_copy(update=changes))
+    for name, tensor in small_teacher().encoder.state_dict().items():
+        assert torch.equal(run.model.student.encoder.state_dict()[name], tensor), name
 
 
-def test_the_rate_warms_up_and_falls_to_its_floor() -> None:
-    config = OptimizerConfig(warmup_steps=10, final_learning_rate=0.1)
-    factors = [rate_factor(step, steps=100, config=config) for step in range(101)]
-    assert factors[0] == pytest.approx(0.1)
-    assert max(factors) == factors[10] == pytest.approx(1.0)
-    assert factors[100] == pytest.approx(0.1)
-    assert factors[10:] == sorted(factors[10:], reverse=True)
+def test_an_encoder_that_joins_in_learns(undisturbed: Run) -> None:
+    before = small_teacher().encoder.blocks[0].attention.qkv.weight
+    after = undisturbed.model.student.encoder.blocks[0].attention.qkv.weight
+    assert not torch.equal(before, after)
+
+
+def test_rates_warm_up_and_fall_once_at_rest_and_once_together() -> None:
+    config = TrainConfig(
+        head_steps=100,
+        steps=50,
+        optimizer=OptimizerConfig(warmup_steps=10, final_learning_rate=0.1, joint_head_share=0.5),
+    )
+    encoder, heads = zip(*(rate_factors(step, config) for step in range(150)), strict=True)
+    assert set(encoder[:100]) == {0.0}
+    assert heads[0] == pytest.approx(0.1)
+    assert max(heads[:100]) == heads[10] == pytest.approx(1.0)
+    assert heads[10:100] == tuple(sorted(heads[10:100], reverse=True))
+    assert heads[99] == pytest.approx(0.1, abs=0.01)
+    assert max(encoder) == encoder[110] == pytest.approx(1.0)
+    assert heads[110] == pytest.approx(0.5)
 
 
 def average_precision(score_N: np.ndarray, positive_N: np.ndarray) -> float:
@@ -146,27 +162,20 @@ def average_precision(score_N: np.ndarray, positive_N: np.ndarray) -> float:
 
 def test_planted_lesions_are_found_from_reports_alone(tmp_path: Path) -> None:
     config = TrainConfig(
-        steps=120,
+        head_steps=150,
+        steps=0,
         batch_size=16,
         checkpoint_every=1000,
         validate_every=1000,
         model=ModelConfig(value_width=32, gate_width=16),
-        loss=LossConfig(dense=0.0),
-        optimizer=OptimizerConfig(head_learning_rate=3e-3, encoder_learning_rate=0.0),
+        optimizer=OptimizerConfig(head_learning_rate=3e-3),
     )
-    training, _ = study_set(64)
+    training, _ = study_set(64, teacher=small_teacher())
     test, lesion = study_set(24, seed=9)
-    model = train(small_model(config), training, config=config, state=tmp_path, key="phantom").model.eval()
+    model = train(small_model(config, training), training, config=config, state=tmp_path, key="phantom").model.eval()
     with torch.no_grad():
-        queries = model.encode_text([f"There is {finding.replace('_', ' ')}." for finding in FINDINGS])
-        tokens = model.encode_volume(torch.from_numpy(loop_volumes(test)))
+        queries = model.encode_text([finding_prompt(finding) for finding in FINDINGS])
+        tokens = model.encode_volume(torch.from_numpy(volume_tensor(test, range(24))))
         logits_TBP = model.score(tokens, queries, torch.from_numpy(test.weight_BP)).gate_logits_TBP.numpy()
     found = [average_precision(logits_TBP[t].ravel(), lesion[:, t].ravel()) for t in range(len(FINDINGS))]
     assert np.mean(found) > 0.8, found
-
-
-def loop_volumes(studies: object) -> np.ndarray:
-    from glint.training.dataset import StudySet, volume_tensor
-
-    assert isinstance(studies, StudySet)
-    return volume_tensor(studies, range(len(studies)))

@@ -5,29 +5,34 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from synthetic import FINDINGS, small_model, study_set
+from synthetic import FINDINGS, small_model, small_teacher, study_set
 
 from glint.core.config.train import AugmentConfig, LossConfig, ModelConfig, SentenceConfig, TrainConfig
 from glint.model.glint import Arm
-from glint.training.dataset import make_batch, photometric
+from glint.training.dataset import StudySet, make_batch, photometric
 from glint.training.sampler import batch_rows, sentence_draw
 from glint.training.step import Batch, training_step
 
 CONFIG = TrainConfig(
     batch_size=4,
+    head_steps=0,
     model=ModelConfig(value_width=16, gate_width=8),
     loss=LossConfig(dense_blocks=(1,), area_start=0.0),
 )
 
 
-def one_batch(**changes: object) -> Batch:
-    studies, _ = study_set(12, teacher=True)
-    arguments = {"step": 0, "batch_size": 4, "seed": 0, "sentences": SentenceConfig(), "augment": AugmentConfig()}
-    return make_batch(studies, **{**arguments, **changes})  # type: ignore[arg-type]
+@pytest.fixture(scope="module")
+def studies() -> StudySet:
+    return study_set(12, teacher=small_teacher())[0]
 
 
-def loss_of(batch: Batch, arm: Arm = "glint") -> tuple[float, dict[str, float]]:
-    model = small_model(CONFIG, arm=arm)
+@pytest.fixture
+def batch(studies: StudySet) -> Batch:
+    return make_batch(studies, CONFIG, step=0, blocks=(1,))
+
+
+def loss_of(batch: Batch, studies: StudySet, arm: Arm = "glint") -> tuple[float, dict[str, float]]:
+    model = small_model(CONFIG, studies, arm=arm)
     result = training_step(model, batch, progress=0.5, gram_generator=torch.Generator().manual_seed(0))
     if result.total.requires_grad:
         result.total.backward()
@@ -37,37 +42,47 @@ def loss_of(batch: Batch, arm: Arm = "glint") -> tuple[float, dict[str, float]]:
 
 
 @pytest.mark.parametrize("arm", ["glint", "global_pooling"])
-def test_repeating_the_texts_leaves_the_loss_as_it_is(arm: Arm) -> None:
-    batch = one_batch()
+def test_repeating_the_texts_leaves_the_loss_as_it_is(arm: Arm, batch: Batch, studies: StudySet) -> None:
     twice = replace(
         batch, sentences=batch.sentences * 2, relation_TB=torch.cat([batch.relation_TB, batch.relation_TB])
     )
-    assert loss_of(twice, arm)[0] == pytest.approx(loss_of(batch, arm)[0], rel=1e-6)
+    assert loss_of(twice, studies, arm)[0] == pytest.approx(loss_of(batch, studies, arm)[0], rel=1e-6)
 
 
 @pytest.mark.parametrize("arm", ["glint", "global_pooling"])
 @pytest.mark.parametrize("relation", [-1, 0, 1, 2])
-def test_one_sided_and_ignored_batches_stay_finite(arm: Arm, relation: int) -> None:
-    batch = one_batch()
-    total, _ = loss_of(replace(batch, relation_TB=torch.full_like(batch.relation_TB, relation)), arm)
+def test_one_sided_and_ignored_batches_stay_finite(
+    arm: Arm, relation: int, batch: Batch, studies: StudySet
+) -> None:
+    one_sided = replace(batch, relation_TB=torch.full_like(batch.relation_TB, relation))
+    total, _ = loss_of(one_sided, studies, arm)
     assert np.isfinite(total)
 
 
-def test_a_silent_batch_still_regularizes_the_features() -> None:
-    batch = one_batch()
-    total, numbers = loss_of(replace(batch, sentences=(), relation_TB=batch.relation_TB[:0]))
+def test_a_silent_batch_still_regularizes_the_features(batch: Batch, studies: StudySet) -> None:
+    total, numbers = loss_of(replace(batch, sentences=(), relation_TB=batch.relation_TB[:0]), studies)
     assert total == pytest.approx(numbers["dense"])
 
 
-def test_one_study_without_a_valid_patch_stays_finite() -> None:
-    batch = one_batch(batch_size=1)
-    total, _ = loss_of(replace(batch, patch_weight_BP=torch.zeros_like(batch.patch_weight_BP)))
+def test_one_study_without_a_valid_patch_stays_finite(studies: StudySet) -> None:
+    one = make_batch(studies, CONFIG.model_copy(update={"batch_size": 1}), step=0, blocks=(1,))
+    total, _ = loss_of(replace(one, patch_weight_BP=torch.zeros_like(one.patch_weight_BP)), studies)
     assert np.isfinite(total)
 
 
-def test_a_constant_volume_stays_finite() -> None:
-    batch = one_batch()
-    assert np.isfinite(loss_of(replace(batch, volume_BCZYX=torch.zeros_like(batch.volume_BCZYX)))[0])
+def test_a_constant_volume_stays_finite(batch: Batch, studies: StudySet) -> None:
+    assert batch.volume_BCZYX is not None
+    constant = replace(batch, volume_BCZYX=torch.zeros_like(batch.volume_BCZYX))
+    assert np.isfinite(loss_of(constant, studies)[0])
+
+
+def test_a_resting_encoder_gives_the_same_scores_from_cached_tokens(batch: Batch, studies: StudySet) -> None:
+    resting = make_batch(studies, CONFIG, step=0, blocks=(1,), resting=True)
+    assert resting.volume_BCZYX is None
+    _, awake = loss_of(batch, studies)
+    _, asleep = loss_of(resting, studies)
+    assert asleep["contrastive"] == pytest.approx(awake["contrastive"], rel=1e-2)  # the cache holds float16
+    assert "dense" not in asleep
 
 
 def test_every_epoch_visits_every_study_once() -> None:
@@ -90,9 +105,7 @@ def test_a_draw_of_sentences_keeps_their_order_and_follows_the_seed() -> None:
 
 def test_batch_relations_say_what_the_reports_say() -> None:
     studies, lesion = study_set(12)
-    batch = make_batch(
-        studies, step=0, batch_size=12, seed=0, sentences=SentenceConfig(), augment=AugmentConfig()
-    )
+    batch = make_batch(studies, CONFIG.model_copy(update={"batch_size": 12}), step=0)
     rows = batch_rows(studies=12, batch_size=12, step=0, seed=0)
     for number, finding in enumerate(FINDINGS):
         sentence = f"There is {finding.replace('_', ' ')}."
@@ -108,11 +121,13 @@ def test_prompts_and_denials_enter_only_when_asked() -> None:
     assert set(plain) < set(full)
 
 
-def test_photometric_change_keeps_the_range_and_spares_the_teacher() -> None:
-    clean = one_batch()
-    changed = one_batch(augment=AugmentConfig(gain=0.2, offset=0.1, noise=0.05))
-    assert not torch.equal(clean.volume_BCZYX, changed.volume_BCZYX)
+def test_photometric_change_keeps_the_range_and_spares_the_teacher(batch: Batch, studies: StudySet) -> None:
+    augment = AugmentConfig(gain=0.2, offset=0.1, noise=0.05)
+    changed = make_batch(studies, CONFIG.model_copy(update={"augment": augment}), step=0, blocks=(1,))
+    assert batch.volume_BCZYX is not None
+    assert changed.volume_BCZYX is not None
+    assert not torch.equal(batch.volume_BCZYX, changed.volume_BCZYX)
     assert 0 <= changed.volume_BCZYX.min() <= changed.volume_BCZYX.max() <= 1
-    torch.testing.assert_close(clean.teacher[1], changed.teacher[1])
-    volume = clean.volume_BCZYX.numpy()
+    torch.testing.assert_close(batch.teacher[1], changed.teacher[1])
+    volume = batch.volume_BCZYX.numpy()
     np.testing.assert_array_equal(photometric(volume, AugmentConfig(), np.random.default_rng(0)), volume)

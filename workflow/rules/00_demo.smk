@@ -23,6 +23,6 @@ for modality in MODALITIES:
     rule:
         name:
             f"demo_{modality}"
-        localrule: True
         input:
             f"restricted/{modality}/00_demo/summary.json",
+        localrule: True

@@ -2,7 +2,10 @@ def raw_images(wildcards):
     """The raw folders; for the demo, the file that is written when its folder is whole."""
     folders = section("index", wildcards.modality).raw_dirs
     demo = f"restricted/{wildcards.modality}/00_demo"
-    return [f"{demo}/summary.json" if folder.startswith(demo) else folder for folder in folders]
+    return [
+        f"{demo}/summary.json" if folder.startswith(demo) else folder
+        for folder in folders
+    ]
 
 
 rule index_images:
@@ -62,9 +65,9 @@ for modality in MODALITIES:
     rule:
         name:
             f"index_{modality}"
-        localrule: True
         input:
             [
                 f"restricted/{modality}/01_index/reports/{shard}/reports.parquet"
                 for shard in SHARDS[modality]
             ],
+        localrule: True

@@ -42,10 +42,10 @@ for modality in MODALITIES:
     rule:
         name:
             f"deidentify_{modality}"
-        localrule: True
         input:
             [
                 f"results/{modality}/02_deidentify/{kind}/{shard}/manifest.parquet"
                 for kind in ("images", "reports")
                 for shard in SHARDS[modality]
             ],
+        localrule: True

@@ -21,9 +21,9 @@ for modality in MODALITIES:
     rule:
         name:
             f"convert_{modality}"
-        localrule: True
         input:
             [
                 f"results/{modality}/03_convert/{shard}/manifest.parquet"
                 for shard in SHARDS[modality]
             ],
+        localrule: True

@@ -21,9 +21,9 @@ for modality in MODALITIES:
     rule:
         name:
             f"resample_{modality}"
-        localrule: True
         input:
             [
                 f"results/{modality}/04_resample/{shard}/manifest.parquet"
                 for shard in SHARDS[modality]
             ],
+        localrule: True

@@ -21,9 +21,9 @@ for modality in MODALITIES:
     rule:
         name:
             f"sections_{modality}"
-        localrule: True
         input:
             [
                 f"results/{modality}/05_sections/{shard}/manifest.parquet"
                 for shard in SHARDS[modality]
             ],
+        localrule: True

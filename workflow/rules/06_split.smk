@@ -21,6 +21,6 @@ for modality in MODALITIES:
     rule:
         name:
             f"split_{modality}"
-        localrule: True
         input:
             f"results/{modality}/06_split/manifest.parquet",
+        localrule: True

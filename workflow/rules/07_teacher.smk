@@ -25,6 +25,6 @@ for modality in MODALITIES:
     rule:
         name:
             f"teacher_{modality}"
-        localrule: True
         input:
             f"results/{modality}/07_teacher/teacher.json",
+        localrule: True

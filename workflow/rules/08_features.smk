@@ -23,9 +23,9 @@ for modality in MODALITIES:
     rule:
         name:
             f"features_{modality}"
-        localrule: True
         input:
             [
                 f"results/{modality}/08_features/{shard}/manifest.parquet"
                 for shard in SHARDS[modality]
             ],
+        localrule: True

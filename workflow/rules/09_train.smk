@@ -31,16 +31,16 @@ for modality in MODALITIES:
     rule:
         name:
             f"train_{modality}"
-        localrule: True
         input:
             f"results/{modality}/09_train/glint/fingerprint.json",
+        localrule: True
 
     rule:
         name:
             f"train_arms_{modality}"
-        localrule: True
         input:
             [
                 f"results/{modality}/09_train/{arm}/fingerprint.json"
                 for arm in section("evaluate", modality).arms
             ],
+        localrule: True

@@ -48,7 +48,9 @@ rule evaluate_models:
     params:
         config=slice_json("evaluate"),
         code=code("evaluate"),
-        checkpoints=lambda wildcards, input: [Path(path).parent for path in input.checkpoints],
+        checkpoints=lambda wildcards, input: [
+            Path(path).parent for path in input.checkpoints
+        ],
         out=subpath(output[0], parent=True),
     shell:
         "python -m glint evaluate models --checkpoints {params.checkpoints} "
@@ -62,6 +64,6 @@ for modality in MODALITIES:
     rule:
         name:
             f"evaluate_{modality}"
-        localrule: True
         input:
             f"results/{modality}/10_evaluate/metrics.json",
+        localrule: True

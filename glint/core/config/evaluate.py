@@ -54,12 +54,16 @@ class ProbeConfig(StageConfig):
         ge=1,
         description="patches it is fitted on; all that hold a finding, the others drawn and weighted",
     )
-    ridge: float = Field(default=1e-4, ge=0, description="weight of the squared coefficients in the mean loss")
+    ridges: tuple[float, ...] = Field(
+        default=(1e-5, 1e-4, 1e-3),
+        min_length=1,
+        description="weights of the squared coefficients in the mean loss; per finding by validation patches",
+    )
     iterations: int = Field(default=60, ge=1, description="L-BFGS iterations at most")
     pooled_patches: tuple[int, ...] = Field(
         default=(1, 3, 10, 30, 100),
         min_length=1,
-        description="a study's score is the mean of its k highest patch logits; k by training AUROC",
+        description="a study's score is the mean of its k highest patch logits; k by training and validation AUROC",
     )
 
 
@@ -77,6 +81,9 @@ class EvaluateConfig(StageConfig):
         default=("glint", "global_pooling"),
         min_length=1,
         description="folders below 09_train; the first is the one reported on",
+    )
+    foreign_checkpoint: bool = Field(
+        default=False, description="measure a checkpoint that was trained on other tables, as for an outside cohort"
     )
     split: Literal["test", "validation"] = Field(default="test", description="split that is measured")
     prompts: PromptConfig = Field(default=PromptConfig(), description="sentences asked for every finding")

@@ -19,6 +19,9 @@ class EncoderShape(StageConfig):
     positions: Literal["rope", "sincos", "both"] = Field(
         default="both", description="rotary, absolute or both: a tiny encoder must be told where in the chest it is"
     )
+    stem: tuple[int, ...] = Field(
+        default=(), description="channels after each halving inside a patch; empty: one linear map of its voxels"
+    )
     position_base: float = Field(
         default=100.0, gt=1, description="longest wavelength / 2 pi in patches; 10000 for grids of many patches"
     )
@@ -27,10 +30,14 @@ class EncoderShape(StageConfig):
 class MaskConfig(StageConfig):
     """What the context encoder doesn't see."""
 
-    masked_fraction: float = Field(default=0.8, gt=0, lt=1, description="share of patches hidden; V-JEPA hides 75 to 90 %")
+    masked_fraction: float = Field(
+        default=0.8, gt=0, lt=1, description="share of patches hidden; V-JEPA hides 75 to 90 %"
+    )
     block_min: float = Field(default=0.2, gt=0, le=1, description="shortest edge of a hidden box / edge of the grid")
     block_max: float = Field(default=0.6, gt=0, le=1, description="longest edge of a hidden box / edge of the grid")
-    per_volume: int = Field(default=2, ge=1, description="masks per volume and step; they share one pass of the target encoder")
+    per_volume: int = Field(
+        default=2, ge=1, description="masks per volume and step; they share one pass of the target encoder"
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> "MaskConfig":
@@ -46,24 +53,33 @@ class PretrainConfig(StageConfig):
     batch_size: int = Field(default=8, ge=1, description="volumes per step")
     masks: MaskConfig = Field(default=MaskConfig(), description="multi-block masks")
     levels: tuple[int, ...] = Field(
-        default=(0, 1, 2, 3), description="blocks (0 is the first) whose outputs are predicted; shallow ones keep local detail"
+        default=(0, 1, 2, 3),
+        description="blocks (0 is the first) whose outputs are predicted; shallow ones keep local detail",
     )
     visible_weight: float = Field(
-        default=0.5, ge=0, description="weight of visible tokens next to a hidden one; falls with distance; 0: hidden only"
+        default=0.5,
+        ge=0,
+        description="weight of visible tokens next to a hidden one; falls with distance; 0: hidden only",
     )
     intensity_weight: float = Field(
         default=1.0, ge=0, description="weight of predicting every patch's own window intensities; 0: latents only"
     )
     predicted_tokens: int = Field(
-        default=128, ge=1, description="hidden tokens that are predicted per mask, drawn anew each time; fewer is faster"
+        default=128,
+        ge=1,
+        description="hidden tokens that are predicted per mask, drawn anew each time; fewer is faster",
     )
     predictor_width: int = Field(default=64, ge=6, description="token width of the predictor")
     predictor_depth: int = Field(default=2, ge=1, description="blocks of the predictor")
     predictor_heads: int = Field(default=1, ge=1, description="heads of the predictor")
-    momentum_start: float = Field(default=0.98, ge=0, le=1, description="first momentum of the target encoder's average")
+    momentum_start: float = Field(
+        default=0.98, ge=0, le=1, description="first momentum of the target encoder's average"
+    )
     momentum_end: float = Field(default=0.999, ge=0, le=1, description="last momentum, reached linearly")
     learning_rate: float = Field(default=1e-3, gt=0, description="peak rate of AdamW")
-    learning_rate_end: float = Field(default=0.01, ge=0, le=1, description="share of the peak left at the last step (cosine)")
+    learning_rate_end: float = Field(
+        default=0.01, ge=0, le=1, description="share of the peak left at the last step (cosine)"
+    )
     warmup_steps: int = Field(default=40, ge=0, description="steps of linear warm-up")
     weight_decay: float = Field(default=0.04, ge=0, description="on matrices only")
     clip_norm: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
@@ -71,7 +87,9 @@ class PretrainConfig(StageConfig):
         default=4, ge=0, description="largest random shift per axis in voxels: moves lesions across patch borders"
     )
     checkpoint_every: int = Field(default=50, ge=1, description="steps between saves of the resumable state")
-    monitor_every: int = Field(default=20, ge=1, description="steps between rows of curves.csv with the collapse monitors")
+    monitor_every: int = Field(
+        default=20, ge=1, description="steps between rows of curves.csv with the collapse monitors"
+    )
 
 
 class TeacherConfig(StageConfig):
@@ -83,14 +101,34 @@ class TeacherConfig(StageConfig):
     name: str = Field(
         default="vjepa_small", pattern=r"^[a-z0-9_]+$", description="family in the registry: vjepa_small or vjepa2_hub"
     )
-    location: str | None = Field(default=None, description="path: folder, .safetensors or .pt; hub: model id or local folder")
-    revision: str | None = Field(default=None, description="hub: commit of the model; null takes what is in the local cache")
+    location: str | None = Field(
+        default=None, description="path: folder, .safetensors or .pt; hub: model id or local folder"
+    )
+    revision: str | None = Field(
+        default=None, description="hub: commit of the model; null takes what is in the local cache"
+    )
     sha256: str | None = Field(
-        default=None, pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the weights file, refused if different; null: recorded only"
+        default=None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="SHA-256 of the weights file, refused if different; null: recorded only",
     )
     windows: tuple[Window, ...] = Field(
-        default=((-1400.0, -200.0), (-150.0, 350.0), (-1000.0, 1000.0)),
-        description="HU (low, high) of each input channel: lung, mediastinum, full",
+        default=(
+            (-1024.0, -930.0),
+            (-930.0, -800.0),
+            (-800.0, -500.0),
+            (-500.0, -100.0),
+            (-100.0, 20.0),
+            (20.0, 100.0),
+            (100.0, 400.0),
+        ),
+        description="HU (low, high) of each input channel: emphysema or air, lung, haze, fat, fluid, soft tissue, bone; the mean of a "
+        "narrow clipped band is one step of a patch's histogram, which three wide windows blur",
+    )
+    threads: int = Field(
+        default=2,
+        ge=1,
+        description="processor threads of pretraining; the same number gives the same weights, bit for bit",
     )
     seed: int = Field(default=0, ge=0, description="seed of initial weights, masks, shifts and order of volumes")
     encoder: EncoderShape = Field(default=EncoderShape(), description="shape of the pretrained encoder")

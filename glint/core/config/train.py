@@ -70,7 +70,17 @@ class LossConfig(StageConfig):
 
     contrastive: float = Field(default=1.0, ge=0, description="weight of the multi-positive contrastive loss")
     sigmoid: float = Field(
-        default=1.0, ge=0, description="[lambda_s] weight of the pairwise sigmoid loss; 1 for small batches"
+        default=0.0,
+        ge=0,
+        description="[lambda_s] weight of the pairwise sigmoid loss; at 0 its scale and bias alone are fitted, to calibrate",
+    )
+    evidence: float = Field(
+        default=1.0,
+        ge=0,
+        description="weight of the noisy-or loss on the gates, which makes 0.5 a threshold; 0: gates learn by pooling alone",
+    )
+    evidence_extent: float = Field(
+        default=4.0, gt=0, description="reference patches; how much open gate makes a volume a sure positive"
     )
     area: float = Field(
         default=0.05, ge=0, le=1, description="[lambda_a] weight of the area loss; above 0.1 false positives grow"
@@ -105,6 +115,9 @@ class OptimizerConfig(StageConfig):
     )
     encoder_learning_rate: float = Field(default=1e-4, ge=0, description="last encoder block; 0 freezes the encoder")
     text_learning_rate: float = Field(default=1e-5, ge=0, description="sentence encoder, where it is trainable")
+    joint_head_share: float = Field(
+        default=0.3, gt=0, le=1, description="factor on the heads' and scalars' rates once the encoder has joined in"
+    )
     layer_decay: float = Field(
         default=0.8, gt=0, le=1, description="factor on the rate per encoder block, from the last down"
     )
@@ -141,8 +154,17 @@ class AugmentConfig(StageConfig):
 class TrainConfig(StageConfig):
     """Stage 09."""
 
+    threads: int = Field(
+        default=2, ge=1, description="processor threads; results are bit-equal for one number of them only"
+    )
     seed: int = Field(default=0, ge=0, description="seed of initial weights, batches, augmentation")
-    steps: int = Field(default=400, ge=1, description="optimiser steps: the budget is steps, never seconds")
+    head_steps: int = Field(
+        default=400,
+        ge=0,
+        description="steps with the encoder at rest before it joins in: the student still is the teacher, so cached tokens serve "
+        "and a step costs a tenth, and the encoder never learns from random heads",
+    )
+    steps: int = Field(default=150, ge=0, description="steps with the encoder: the budget is steps, never seconds")
     batch_size: int = Field(default=16, ge=1, description="studies per step")
     checkpoint_every: int = Field(default=50, ge=1, description="steps between saves of the resumable state")
     validate_every: int = Field(default=100, ge=1, description="steps between zero-shot validations")
@@ -158,6 +180,8 @@ class TrainConfig(StageConfig):
 
     @model_validator(mode="after")
     def _some_objective(self) -> "TrainConfig":
+        if self.head_steps + self.steps == 0:
+            raise ValueError("head_steps and steps are both 0: nothing would be trained")
         if self.loss.contrastive == 0 and self.loss.sigmoid == 0:
             raise ValueError("loss.contrastive and loss.sigmoid are both 0: nothing would align text and image")
         if self.loss.dense > 0 and not self.loss.dense_blocks:

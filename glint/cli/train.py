@@ -1,0 +1,74 @@
+"""`glint train`: stage 09, volumes, sentences and teacher tokens → a GLINT checkpoint and its curves."""
+
+import argparse
+from pathlib import Path
+
+from glint.cli.arguments import add_config_argument, stage_config_from_args
+from glint.core.config.train import TrainConfig
+from glint.core.progress import log
+from glint.core.provenance import code_digest, digest
+
+HELP = "align volumes and report sentences: checkpoint, curves, fingerprint"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare inputs, outputs and options."""
+    parser.add_argument("--resampled", type=Path, nargs="+", required=True, help="manifests of stage 04")
+    parser.add_argument("--sections", type=Path, nargs="+", required=True, help="manifests of stage 05")
+    parser.add_argument("--split", type=Path, required=True, help="manifest of stage 06")
+    parser.add_argument("--teacher", type=Path, required=True, help="folder of stage 07")
+    parser.add_argument("--features", type=Path, nargs="+", required=True, help="manifests of stage 08")
+    parser.add_argument(
+        "--arm", choices=("glint", "global_pooling"), default="glint", help="the method, or the CLIP-style baseline"
+    )
+    parser.add_argument("--state", type=Path, required=True, help="folder of resumable states, one per configuration")
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write; it is made whole")
+    parser.add_argument("--threads", type=int, help="processor threads (default: train.threads)")
+    add_config_argument(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train, or go on training, and write the checkpoint."""
+    import torch
+
+    from glint.formats.checkpoint import write_checkpoint
+    from glint.model.pretrained import checkpoint_of
+    from glint.model.text_encoder import load_sentence_encoder
+    from glint.teachers.registry import load_teacher
+    from glint.training.curves import curves_csv, curves_png
+    from glint.training.inputs import InputFiles, read_study_sets
+    from glint.training.loop import train
+    from glint.training.start import new_model
+
+    config = stage_config_from_args(args, TrainConfig)
+    torch.set_num_threads(args.threads or config.threads)
+    torch.use_deterministic_algorithms(True)
+    files = InputFiles(
+        resampled=tuple(args.resampled), sections=tuple(args.sections), split=args.split, features=tuple(args.features)
+    )
+    teacher, record = load_teacher(args.teacher)
+    fingerprint = files.fingerprint(teacher_sha256=record.sha256)
+    values = config.model_dump(mode="json")
+    key = digest({"arm": args.arm, "config": values, "code": code_digest("glint.cli.train"), "made_from": fingerprint})
+    sets = read_study_sets(files, config, teacher=record)
+    training, validation = sets["train"], sets.get("validation")
+    model = new_model(
+        config, arm=args.arm, teacher=teacher, sentence_encoder=load_sentence_encoder(config.text), training=training
+    )
+    log(f"train {args.arm}: {len(training)} studies, {len(set(training.queries.texts))} different sentences")
+    finished = train(
+        model,
+        training,
+        config=config,
+        state=args.state / key[:16],
+        key=key,
+        validation=validation,
+        findings=training.findings,
+    )
+    recipe = {"windows": [list(window) for window in record.windows], "patch": list(record.patch), "grid": list(record.grid)}
+    write_checkpoint(
+        args.out,
+        checkpoint_of(model, fingerprint={**fingerprint, "key": key}, input_recipe=recipe),
+        more={"curves.csv": curves_csv(finished.curves), "curves.png": curves_png(finished.curves)},
+    )
+    log(f"checkpoint: {args.out}   curves: {args.out / 'curves.png'}")

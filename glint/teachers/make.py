@@ -1,0 +1,162 @@
+"""Stage 07: make a teacher's folder, by pretraining, from a path or from the hub's local cache."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from glint.core.atomic import atomic_directory, write_json
+from glint.core.config.teacher import TeacherConfig
+from glint.core.errors import FingerprintError
+from glint.core.progress import log
+from glint.core.provenance import code_digest, digest, sha256_file
+from glint.teachers.pretrain import pretrain
+from glint.teachers.registry import (
+    TEACHER_NAME,
+    FrozenTeacher,
+    HubVjepa2,
+    SmallVjepa,
+    TeacherRecord,
+    encoder_from_path,
+)
+from glint.teachers.vjepa import WEIGHTS_NAME, EncoderConfig
+from glint.teachers.volumes import Channels, Source, VolumeWindows, training_sources, volume_shape
+
+Curves = list[dict[str, float]]
+
+
+def encoder_config(config: TeacherConfig, volume_zyx: tuple[int, int, int]) -> EncoderConfig:
+    """The encoder of `config` for volumes of this shape."""
+    shape = config.encoder
+    return EncoderConfig(
+        volume_zyx=volume_zyx,
+        patch_zyx=shape.patch,
+        channels=len(config.windows),
+        width=shape.width,
+        depth=shape.depth,
+        heads=shape.heads,
+        positions=shape.positions,
+        position_base=shape.position_base,
+        stem=shape.stem,
+    )
+
+
+def make_teacher(
+    resampled: Sequence[Path],
+    split: Path,
+    out: Path,
+    *,
+    config: TeacherConfig,
+    channels: Channels,
+    state_dir: Path | None = None,
+) -> TeacherRecord:
+    """Make `out` whole: config.json, model.safetensors, teacher.json, and the curves where the teacher was pretrained.
+
+    Raises:
+        InputError: volumes or weights are absent or unreadable.
+        FingerprintError: the weights' SHA-256 is not the pinned one.
+    """
+    torch.set_num_threads(config.threads)
+    sources = training_sources(resampled, split)
+    volume_zyx = volume_shape(sources)
+    teacher, curves = _teacher(config, sources, volume_zyx, channels, state_dir)
+    with atomic_directory(out) as folder:
+        teacher.save_weights(folder)
+        sha256 = sha256_file(folder / WEIGHTS_NAME)
+        if config.source != "path" and config.sha256 not in (None, sha256):
+            raise FingerprintError(
+                f"teacher.sha256: these weights are {sha256}, the configuration pins {config.sha256}; correct one of them"
+            )
+        record = TeacherRecord(
+            name=teacher.name,
+            source=config.source,
+            sha256=sha256,
+            windows=config.windows,
+            architecture=teacher.architecture,
+            grid=teacher.grid,
+            patch=teacher.patch_zyx,
+            width=teacher.width,
+            depth=teacher.depth,
+            seed=config.seed,
+            training_studies=len(sources) if config.source == "pretrain" else 0,
+            summary=summary_of(curves),
+        )
+        if curves:
+            write_curves(folder / "curves.csv", curves)
+            draw_curves(folder / "curves.png", curves)
+        write_json(folder / TEACHER_NAME, asdict(record))
+    log(f"teacher: {record.name} ({record.source}), SHA-256 {sha256[:12]}…, in {out}")
+    return record
+
+
+def _teacher(
+    config: TeacherConfig,
+    sources: tuple[Source, ...],
+    volume_zyx: tuple[int, int, int],
+    channels: Channels,
+    state_dir: Path | None,
+) -> tuple[FrozenTeacher, Curves]:
+    if config.source == "hub":
+        return HubVjepa2.fetch(str(config.location), volume_zyx, revision=config.revision), []
+    shape = encoder_config(config, volume_zyx)
+    if config.source == "path":
+        return SmallVjepa(encoder_from_path(Path(str(config.location)), shape, sha256=config.sha256)), []
+    made = pretrain(
+        VolumeWindows(sources=sources, channels=channels),
+        shape,
+        config.pretrain,
+        seed=config.seed,
+        key=_state_key(config, sources),
+        state_dir=state_dir,
+    )
+    return SmallVjepa(made.encoder), made.curves
+
+
+def _state_key(config: TeacherConfig, sources: Sequence[Source]) -> str:
+    """A resumable state belongs to one configuration, one set of volumes and one version of the code."""
+    volumes = {source.study_id: sha256_file(source.path) for source in sources}
+    return digest([config.model_dump(mode="json"), volumes, code_digest("glint.teachers.pretrain")])[:16]
+
+
+def summary_of(curves: Curves) -> dict[str, float]:
+    """Numbers of the first and the last monitored step."""
+    if not curves:
+        return {}
+    return {f"{when}_{name}": row[name] for when, row in (("first", curves[0]), ("last", curves[-1])) for name in row}
+
+
+def write_curves(path: Path, curves: Sequence[Mapping[str, Any]]) -> None:
+    """One row per monitored step."""
+    with path.open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.DictWriter(handle, fieldnames=list(curves[0]))
+        writer.writeheader()
+        writer.writerows(curves)
+
+
+def draw_curves(path: Path, curves: Curves) -> None:
+    """Losses above, collapse monitors below; free of time stamps, so that equal curves give equal bytes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 6), layout="constrained")
+    FigureCanvasAgg(figure)
+    losses, monitors = figure.subplots(2, 1, sharex=True)
+    steps = [row["step"] for row in curves]
+    for name in [name for name in curves[0] if name.startswith(("loss", "latent", "intensity"))]:
+        losses.plot(steps, [row[name] for row in curves], label=name)
+    losses.set_yscale("log")
+    losses.set_ylabel("loss")
+    for name in ("token_std", "token_cosine"):
+        monitors.plot(steps, [row[name] for row in curves], label=name.replace("_", " "))
+    ranks = monitors.twinx()
+    ranks.plot(steps, [row["effective_rank"] for row in curves], color="black", label="effective rank")
+    ranks.set_ylabel("effective rank")
+    monitors.set_xlabel("step")
+    losses.legend()
+    monitors.legend(loc="center right")
+    figure.savefig(path, dpi=110, metadata={"Software": None})

@@ -1,0 +1,42 @@
+"""A model before its first step: the teacher's weights, heads fitted to the training data's statistics."""
+
+import torch
+
+from glint.core.config.train import TrainConfig
+from glint.core.errors import ConfigError
+from glint.core.seeds import derived_seed
+from glint.model.glint import Arm, Glint
+from glint.model.student import Student
+from glint.model.text_encoder import SentenceEncoder
+from glint.teachers.registry import FrozenTeacher, SmallVjepa
+from glint.training.dataset import StudySet
+
+WHITENING_TOKENS = 100_000
+
+
+def student_of(teacher: FrozenTeacher, config: TrainConfig) -> Student:
+    """A student with the teacher's architecture and weights.
+
+    Raises:
+        ConfigError: no student is built for the teacher's family.
+    """
+    if not isinstance(teacher, SmallVjepa):
+        raise ConfigError(f"train: a student can start from teachers of family vjepa_small, not {teacher.name!r}")
+    return Student.from_teacher(teacher.encoder, adapter_blocks=config.model.adapter_blocks)
+
+
+def new_model(
+    config: TrainConfig, *, arm: Arm, teacher: FrozenTeacher, sentence_encoder: SentenceEncoder, training: StudySet
+) -> Glint:
+    """The model at step 0, the same for the same seed and data. Leaves the global generator as it found it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed(config.seed, "model"))
+        model = Glint(config, arm=arm, student=student_of(teacher, config), sentence_encoder=sentence_encoder)
+        model.text.fit_standardisation(training.queries.texts)
+        last = model.student.encoder.depth - 1
+        if config.model.whiten_ridge is not None:
+            tokens_ND = torch.from_numpy(training.teacher[last]).flatten(0, 1)
+            stride = -(-len(tokens_ND) // WHITENING_TOKENS)
+            resting_ND = model.student.resting_tokens(tokens_ND[::stride].float())
+            model.whiten_heads(resting_ND, ridge=config.model.whiten_ridge)
+    return model

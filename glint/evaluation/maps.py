@@ -34,6 +34,26 @@ def upsample_logits(logits_FP: NDArray[np.floating], grid: Sizes, shape: Sizes) 
     return np.asarray(np.matmul(along_y.reshape(-1, grid[2]), weights_X.T).reshape(num, *shape))
 
 
+def extend_over_padding(logits_FBP: NDArray[np.floating], valid_BP: NDArray[np.bool_], grid: Sizes) -> Floats:
+    """Logits in which a patch of padding repeats the nearest patch of scan along each axis.
+
+    What a model says of padding means nothing, but interpolation would carry it half a patch into the scan. Patches of
+    scan form a box; a study without any is left as it is.
+    """
+    extended = np.array(logits_FBP, dtype=np.float32)
+    for column, valid_P in enumerate(valid_BP):
+        if not valid_P.any() or valid_P.all():
+            continue
+        indices = []
+        for axis, size in enumerate(grid):
+            held = np.flatnonzero(valid_P.reshape(grid).any(axis=tuple(k for k in range(3) if k != axis)))
+            indices.append(np.clip(np.arange(size), held[0], held[-1]))
+        coarse = extended[:, column].reshape(-1, *grid)
+        z, y, x = np.ix_(*indices)
+        extended[:, column] = coarse[:, z, y, x].reshape(len(extended), -1)
+    return extended
+
+
 def body_mask(volume_hu_ZYX: NDArray[np.int16], threshold_hu: float) -> NDArray[np.bool_]:
     """Voxels of the body: denser than the threshold, with what each axial slice encloses (lungs, bowel gas)."""
     from scipy.ndimage import binary_fill_holes

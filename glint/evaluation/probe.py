@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from glint.core.config.evaluate import ProbeConfig
 from glint.core.seeds import generator
+from glint.evaluation.maps import extend_over_padding
 from glint.evaluation.zero_shot import Answers, Grid
 from glint.metrics.classification import auroc_score
 
@@ -41,7 +42,11 @@ class Probe:
         logits = self.patch_logits(tokens_BPD)
         score = np.stack([pooled_scores(one, valid_BP, k) for one, k in zip(logits, self.pooled_F, strict=True)])
         return Answers(
-            score_FB=score, contrast_FB=score, logits_FBP=logits, mass_FB=gate_mass(logits, valid_BP), grid=grid
+            score_FB=score,
+            contrast_FB=score,
+            logits_FBP=extend_over_padding(logits, valid_BP, grid),
+            mass_FB=gate_mass(logits, valid_BP),
+            grid=grid,
         )
 
 
@@ -175,5 +180,9 @@ def location_answers(fraction_FBP: Floats, valid_BP: Bools, grid: Grid) -> Answe
     logits_FBP = np.repeat(logits[:, None], len(valid_BP), axis=1)
     nothing = np.zeros(logits_FBP.shape[:2], np.float32)
     return Answers(
-        score_FB=nothing, contrast_FB=nothing, logits_FBP=logits_FBP, mass_FB=gate_mass(logits_FBP, valid_BP), grid=grid
+        score_FB=nothing,
+        contrast_FB=nothing,
+        logits_FBP=extend_over_padding(logits_FBP, valid_BP, grid),
+        mass_FB=gate_mass(logits_FBP, valid_BP),
+        grid=grid,
     )

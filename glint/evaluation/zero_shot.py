@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from glint.core.config.evaluate import PromptConfig
 from glint.core.progress import track
 from glint.evaluation.cohort import Study
+from glint.evaluation.maps import extend_over_padding
 from glint.prepare.resample import window_channels
 
 Floats = NDArray[np.float32]
@@ -37,7 +38,7 @@ class Answers:
     """What one arm says of F findings on B studies of P patches.
 
     score_FB ranks studies by the positive prompt; contrast_FB is positive minus negative prompt; logits_FBP is the map
-    whose 0 is the fixed threshold; mass_FB is its evidence in reference patches.
+    whose 0 is the fixed threshold, extended over padding; mass_FB is its evidence in reference patches.
     """
 
     score_FB: Floats
@@ -100,7 +101,7 @@ def ask_model(
             aligned = model.score(tokens, queries, weight)
             parts.append(_ensembled(aligned, num_findings, num_positive))
     score_FB, denied_FB, mass_FB = (np.concatenate([part[i] for part in parts], axis=1) for i in range(3))
-    logits_FBP = np.concatenate([part[3] for part in parts], axis=1)
+    logits_FBP = extend_over_padding(np.concatenate([part[3] for part in parts], axis=1), weight_BP > 0, grid)
     return Answers(
         score_FB=score_FB, contrast_FB=score_FB - denied_FB, logits_FBP=logits_FBP, mass_FB=mass_FB, grid=grid
     )

@@ -25,7 +25,7 @@ def block_mask(
     """Visible token indices (K,) in ascending order, K = visible_count.
 
     Boxes whose edges are a uniformly drawn share (`block_fraction`, lower and upper) of the grid's edge hide patches until
-    enough are hidden; of the last box only as many, drawn at random, as are still needed.
+    enough are hidden, every place as readily as any other; of the last box only as many, drawn at random, as are still needed.
     """
     wanted = int(np.prod(grid)) - visible_count(grid, masked_fraction)
     hidden_ZYX = np.zeros(grid, np.bool_)
@@ -40,8 +40,9 @@ def _random_box(rng: np.random.Generator, grid: tuple[int, int, int], block_frac
     spans = []
     for size in grid:
         edge = min(size, max(1, round(size * rng.uniform(*block_fraction))))
-        start = int(rng.integers(0, size - edge + 1))
-        spans.append(slice(start, start + edge))
+        # Boxes stick out of the grid: confined to it, they would hide its centre always and its corners hardly ever.
+        start = int(rng.integers(1 - edge, size))
+        spans.append(slice(max(0, start), start + edge))
     box_ZYX[tuple(spans)] = True
     return box_ZYX
 

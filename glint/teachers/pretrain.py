@@ -3,11 +3,10 @@
 A context encoder sees a fraction of the patches. A small predictor fills the whole grid from them, and is asked for what an
 exponential moving average of the encoder (the target, no gradient) makes of the whole volume, at several depths at once:
 
-    L = mean_{b,n} w_bn · smooth_l1( predicted_bn , concat_l LN(target^l_bn) )  +  λ_I · mean_{b,n} w_bn · smooth_l1( read-out_bn , intensity_bn )
+    L = mean_{r,t} w_rt · smooth_l1( predicted_rt , concat_l LN(target^l_rt) )  +  λ_A · smooth_l1( W token_rk , appearance_rk )
 
-w is 1 on hidden tokens and falls with the distance to the next hidden token on visible ones (`masking.loss_weights`).
-LN has no parameters. The intensity term is what keeps a tiny encoder on a few hundred volumes from forgetting the lesion:
-latent prediction alone is content with what neighbours tell about each other.
+w is 1 on hidden tokens and falls with the distance to the next hidden token on visible ones (`masking.loss_weights`); LN has
+no parameters; the second term asks visible tokens, linearly, for what their patch looks like (`appearance`).
 
 Every random number comes from (seed, purpose, step), so a run that was killed and resumed takes the same steps.
 """
@@ -32,6 +31,7 @@ from glint.core.errors import FingerprintError
 from glint.core.progress import log, track
 from glint.core.seeds import derived_seed, generator
 from glint.formats.checkpoint import read_state, write_state
+from glint.teachers.appearance import AppearanceCode, fit_patch_embedding
 from glint.teachers.masking import block_mask, loss_weights
 from glint.teachers.vjepa import (
     LAYER_NORM_EPSILON,
@@ -45,9 +45,6 @@ from glint.teachers.vjepa import (
     select_tokens,
     sincos_embedding,
 )
-
-EXCEEDED = (0.125, 0.375, 0.5, 0.625, 0.875)
-NUMBERS_PER_CHANNEL = 8 + 3 + len(EXCEEDED)
 
 
 class Volumes(Protocol):
@@ -111,23 +108,6 @@ def stack_levels(hidden: Mapping[int, Tensor], levels: Sequence[int]) -> Tensor:
     return torch.cat([F.layer_norm(hidden[level], hidden[level].shape[-1:]) for level in levels], dim=-1)
 
 
-def patch_intensities(voxels_RKV: Tensor, channels: int, patch_zyx: tuple[int, int, int]) -> Tensor:
-    """What a patch looks like, (R, K, C · 16), each number brought to mean 0 and variance 1 over the batch.
-
-    Per channel: means of the eight octants, deviation, lowest and highest mean of 2 × 2 × 2 voxels, and the shares of
-    voxels above 1/8, 3/8, 1/2, 5/8 and 7/8 of the window. `voxels_RKV` are flat patches of `patchify`.
-    """
-    patches = voxels_RKV.reshape(-1, channels, *patch_zyx)
-    octants = F.adaptive_avg_pool3d(patches, 2).flatten(2)
-    smooth = F.avg_pool3d(patches, 2, stride=1).flatten(2) if min(patch_zyx) > 1 else patches.flatten(2)
-    flat = patches.flatten(2)
-    above = [(flat > level).float().mean(dim=-1) for level in EXCEEDED]
-    values = torch.cat(
-        [octants, torch.stack([flat.std(dim=-1), smooth.amin(dim=-1), smooth.amax(dim=-1), *above], dim=-1)], dim=-1
-    ).flatten(1)
-    return ((values - values.mean(dim=0)) / (values.std(dim=0) + 1e-2)).reshape(*voxels_RKV.shape[:2], -1)
-
-
 def momentum_at(config: PretrainConfig, step: int) -> float:
     """Momentum of the target encoder's average after optimiser step `step` (0 is the first)."""
     share = step / max(1, config.steps - 1)
@@ -176,13 +156,25 @@ def collapse_monitors(tokens_BND: Tensor) -> dict[str, float]:
 class Pretrainer:
     """Encoder, target, predictor and optimiser; `step` takes one batch."""
 
-    def __init__(self, encoder_config: EncoderConfig, config: PretrainConfig, *, seed: int) -> None:
+    def __init__(
+        self, encoder_config: EncoderConfig, config: PretrainConfig, *, seed: int, first_BCZYX: Tensor
+    ) -> None:
+        """`first_BCZYX`: some training volumes, from which the patch embedding and the appearance code are fitted."""
         self.encoder_config, self.config = encoder_config, config
+        draws = torch.Generator().manual_seed(derived_seed(seed, "teacher appearance"))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed(seed, "teacher weights"))
             self.encoder = VisionTransformer3D(encoder_config)
             self.predictor = Predictor(encoder_config, config)
-            self.read_out = nn.Linear(encoder_config.width, NUMBERS_PER_CHANNEL * encoder_config.channels)
+            self.read_out = nn.Linear(encoder_config.width, config.appearance_width)
+        fit_patch_embedding(self.encoder, first_BCZYX, generator=draws)
+        self.appearance = AppearanceCode(
+            encoder_config,
+            first_BCZYX,
+            units=config.appearance_units,
+            width=config.appearance_width,
+            generator=draws,
+        )
         self.target = copy.deepcopy(self.encoder).requires_grad_(False).eval()
         self.online = nn.ModuleDict({"encoder": self.encoder, "predictor": self.predictor, "read_out": self.read_out})
         parameters = list(self.online.parameters())
@@ -208,13 +200,10 @@ class Pretrainer:
             "latent": (error_RT * batch.weight_RT).sum() / batch.weight_RT.sum(),
             "latent_hidden": error_RT[:, batch.visible_RK.shape[1] :].mean().detach(),
         }
-        if self.config.intensity_weight > 0:
-            shape = self.encoder_config
-            voxels = select_tokens(
-                patchify(batch.volume_BCZYX, shape.patch_zyx).repeat_interleave(copies, dim=0), batch.visible_RK
-            )
-            wanted = patch_intensities(voxels, shape.channels, shape.patch_zyx)
-            terms["intensity"] = F.smooth_l1_loss(self.read_out(encoded.patch_tokens_BND), wanted)
+        if self.config.appearance_weight > 0:
+            patches = patchify(batch.volume_BCZYX, self.encoder_config.patch_zyx).repeat_interleave(copies, dim=0)
+            code = self.appearance(select_tokens(patches, batch.visible_RK), batch.visible_RK)
+            terms["appearance"] = F.smooth_l1_loss(self.read_out(encoded.patch_tokens_BND), code)
         return terms, target[max(levels)]
 
     def step(self, batch: PretrainBatch, step: int) -> tuple[dict[str, float], Tensor]:
@@ -223,8 +212,8 @@ class Pretrainer:
             group["lr"] = learning_rate_at(self.config, step)
         terms, target_tokens = self.losses(batch)
         total = terms["latent"]
-        if "intensity" in terms:
-            total = total + self.config.intensity_weight * terms["intensity"]
+        if "appearance" in terms:
+            total = total + self.config.appearance_weight * terms["appearance"]
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.online.parameters(), self.config.clip_norm)
@@ -295,6 +284,12 @@ def draw_batch(
     )
 
 
+def first_volumes(volumes: Volumes, count: int) -> Tensor:
+    """(B, C, Z, Y, X): up to `count` volumes, evenly spread over all."""
+    chosen = np.unique(np.linspace(0, len(volumes) - 1, num=min(count, len(volumes))).round().astype(int))
+    return torch.from_numpy(np.stack([volumes.window(int(index)) for index in chosen]))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:
     """The target encoder of the last step, and the curves: a row of numbers per monitored step."""
@@ -318,7 +313,8 @@ def pretrain(
     `key` names what the run is made from (configuration, volumes, code): a state of another key is never read.
     `after_step` is called with every finished step.
     """
-    trainer = Pretrainer(encoder_config, config, seed=seed)
+    first_BCZYX = first_volumes(volumes, config.appearance_volumes)
+    trainer = Pretrainer(encoder_config, config, seed=seed, first_BCZYX=first_BCZYX)
     state = None if state_dir is None else state_dir / key / "state.safetensors"
     first, curves = (0, []) if state is None or not state.is_file() else _resume(trainer, state)
     if first:

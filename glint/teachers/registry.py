@@ -30,6 +30,7 @@ from glint.teachers.vjepa import (
 )
 
 TEACHER_NAME = "teacher.json"
+NOT_ARCHITECTURE = frozenset({"_name_or_path", "architectures", "transformers_version", "dtype"})
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -151,7 +152,8 @@ class HubVjepa2(FrozenTeacher):
     @property
     def architecture(self) -> dict[str, Any]:
         """The model's own configuration and the volumes it was fitted to."""
-        described = {key: value for key, value in self.model.config.to_dict().items() if key != "transformers_version"}
+        told = self.model.config.to_dict().items()
+        described = {key: value for key, value in told if key not in NOT_ARCHITECTURE}
         return {"transformers": described, "volume_zyx": list(self.volume_zyx)}
 
     @torch.no_grad()

@@ -20,7 +20,7 @@ from glint.core.seeds import derived_seed
 from glint.formats.checkpoint import read_state, write_state
 from glint.model.glint import Glint
 from glint.training.dataset import StudySet, make_batch
-from glint.training.optimizer import make_optimizer, rate_factors, set_rates
+from glint.training.optimizer import SCALARS, make_optimizer, rate_factors, set_rates
 from glint.training.step import StepResult, training_step
 from glint.training.validation import zero_shot_auroc
 
@@ -96,8 +96,11 @@ def optimise(run: Run, training: StudySet, config: TrainConfig) -> StepResult:
     run.optimizer.zero_grad(set_to_none=True)
     if result.total.requires_grad:
         result.total.backward()  # type: ignore[no-untyped-call]
-        learned = [parameter for _, parameter in _optimized(run.optimizer)]
-        norm = torch.nn.utils.clip_grad_norm_(learned, config.optimizer.clip_norm)
+        # Single numbers have gradients summed over every pair; inside one norm they would shrink all others' steps.
+        norm = torch.zeros(())
+        for of_scalars in (False, True):
+            learned = [parameter for name, parameter in _optimized(run.optimizer) if (name in SCALARS) == of_scalars]
+            norm = norm + torch.nn.utils.clip_grad_norm_(learned, config.optimizer.clip_norm)
         if not torch.isfinite(norm):
             raise GlintError(
                 f"gradient of step {run.step} is not finite: lower train.optimizer.head_learning_rate, "

@@ -21,7 +21,7 @@ SHAPE, GRID, PATCH = (24, 24, 32), (3, 3, 4), 8
 FINDINGS = {"mass": 600, "emphysema": -980}
 WINDOWS = ((-1000.0, 1000.0),)
 AFFINE = np.diag([4.0, 4.0, 4.0, 1.0])
-VALID_BOX = (0, 20, 0, 24, 0, 32)
+VALID_BOX = (0, 16, 0, 24, 0, 32)
 KEY = b"k" * 32
 SPLITS = ("train",) * 20 + ("validation",) * 8 + ("test",) * 16
 
@@ -41,7 +41,7 @@ def write_cohort(root: Path, *, seed: int = 0, studies: int = len(SPLITS)) -> In
     for number in range(studies):
         study, patient = names.study_id(uid(number)), names.patient_id(f"MRN{number // 2}")
         volume = rng.normal(0, 40, SHAPE).astype(np.int16)
-        volume[20:] = -1024
+        volume[16:] = -1024
         bits = np.zeros(SHAPE, np.uint16)
         for bit, (finding, hu) in enumerate(FINDINGS.items()):
             if (number + bit) % 3 == 0:
@@ -55,7 +55,8 @@ def write_cohort(root: Path, *, seed: int = 0, studies: int = len(SPLITS)) -> In
         write_gzip(truth / "plain.nii", truth / f"{uid(number)}.nii.gz")
         common = {"study_id": study, "patient_id": patient, "status": "ok"}
         images.append(
-            common | {"path": relative, "affine": AFFINE.ravel().tolist(), "valid_box": list(VALID_BOX), "not_selected": []}
+            common
+            | {"path": relative, "affine": AFFINE.ravel().tolist(), "valid_box": list(VALID_BOX), "not_selected": []}
         )
         splits.append(common | {"split": SPLITS[number % len(SPLITS)]})
         features.append(common | {"path": "x.h5", "row": number, "fingerprint": "f"})
@@ -109,7 +110,9 @@ class BrightnessModel:
         for sentence in queries:
             sign = -1.0 if "emphysema" in sentence else 1.0
             evidence = 60 * (sign * (tokens - 0.5) - 0.12)
-            logits.append(torch.full_like(evidence, -1.0) if self.blind else (evidence if " no " not in sentence else -evidence))
+            logits.append(
+                torch.full_like(evidence, -1.0) if self.blind else (evidence if " no " not in sentence else -evidence)
+            )
         logits_TBP = torch.stack(logits)
         held = torch.where(patch_weight_BP > 0, logits_TBP, -torch.inf)
         mass = (patch_weight_BP * torch.sigmoid(logits_TBP)).sum(-1)

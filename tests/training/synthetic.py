@@ -21,10 +21,8 @@ ENCODER = EncoderConfig(volume_zyx=GRID, patch_zyx=PATCH, width=48, depth=2, hea
 WINDOWS = ((-1400.0, -200.0), (-150.0, 350.0), (-1000.0, 1000.0))
 
 
-def study_set(
-    studies: int, *, seed: int = 0, sentences: SentenceConfig | None = None, teacher: SmallVjepa | None = None
-) -> tuple[StudySet, np.ndarray]:
-    """The studies, and their lesions as (study, finding, patch) booleans."""
+def cohort(studies: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray, pl.DataFrame, pl.DataFrame]:
+    """Volumes (study, z, y, x), lesions (study, finding, patch), sentences, findings."""
     rng = np.random.default_rng(seed)
     volume = rng.normal(0, 60, (studies, *GRID)).astype(np.int16)
     lesion = np.zeros((studies, len(FINDINGS), PATCHES), dtype=bool)
@@ -42,14 +40,25 @@ def study_set(
             text = f"{'' if present else 'no '}{finding.replace('_', ' ')} is seen"
             said.append((f"s{study}", number, text, sentence_class(text)))
             stated.append((f"s{study}", number, finding, "present" if present else "absent", None, None))
-    ids = [f"s{study}" for study in range(studies)]
     text = pl.String
-    said_frame = pl.DataFrame(
-        said, orient="row", schema={"study_id": text, "sentence_index": pl.Int64, "text": text, "sentence_class": text}
+    sentences = {"study_id": text, "sentence_index": pl.Int64, "text": text, "sentence_class": text}
+    findings = {"study_id": text, "sentence_index": pl.Int64}
+    findings |= dict.fromkeys(("finding", "polarity", "laterality", "region"), text)
+    return (
+        volume,
+        lesion,
+        pl.DataFrame(said, orient="row", schema=sentences),
+        pl.DataFrame(stated, orient="row", schema=findings),
     )
-    columns = {"study_id": text, "sentence_index": pl.Int64, "finding": text, "polarity": text, "laterality": text, "region": text}
-    stated_frame = pl.DataFrame(stated, orient="row", schema=columns)
-    statements, queries = study_texts(said_frame, stated_frame, ids, sentences or SentenceConfig())
+
+
+def study_set(
+    studies: int, *, seed: int = 0, sentences: SentenceConfig | None = None, teacher: SmallVjepa | None = None
+) -> tuple[StudySet, np.ndarray]:
+    """The studies, and their lesions as (study, finding, patch) booleans."""
+    volume, lesion, said, stated = cohort(studies, seed=seed)
+    ids = [f"s{study}" for study in range(studies)]
+    statements, queries = study_texts(said, stated, ids, sentences or SentenceConfig())
     tokens = {}
     if teacher is not None:
         channels = torch.from_numpy(np.stack([window_channels(one, WINDOWS) for one in volume]))

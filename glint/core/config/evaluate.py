@@ -1,5 +1,6 @@
 """Configuration of stage 10: the truth, the prompts, what is measured and how surely."""
 
+from string import Formatter
 from typing import Literal
 
 from pydantic import Field, field_validator
@@ -29,10 +30,10 @@ class PromptConfig(StageConfig):
     def _ask_for_the_finding(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
         for template in templates:
             try:
-                named = "finding" != template.format(finding="finding") != template.format(finding="")
-            except (KeyError, IndexError, ValueError):
-                named = False
-            if not named:
+                named = {field for _, field, _, _ in Formatter().parse(template) if field is not None}
+            except ValueError:
+                named = set()
+            if named != {"finding"}:
                 raise ValueError(f"template {template!r} must hold {{finding}} and no other field")
         return templates
 

@@ -97,6 +97,13 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return value
 
 
+def _plain(value: Any) -> Any:
+    """Values given on the command line: Snakemake hands the leaves of a nested mapping over as text."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return yaml.load(value, _Loader) if isinstance(value, str) else value
+
+
 def read_config(folder: Path | str, overrides: dict[str, Any] | None = None) -> Config:
     """Read `config.yaml` of `folder`, lay the cohort's file and `overrides` over it, validate all.
 
@@ -104,7 +111,7 @@ def read_config(folder: Path | str, overrides: dict[str, Any] | None = None) -> 
         ConfigError: one line that names the first wrong key.
     """
     base = _read_yaml(Path(folder) / "config.yaml")
-    given = overrides or {}
+    given = _plain(overrides or {})
     cohort = given.get("cohort", base.get("cohort"))
     if cohort != "none":
         base = overlay(base, _read_yaml(Path(folder) / f"{cohort}.yaml"))

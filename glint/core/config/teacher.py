@@ -61,8 +61,13 @@ class PretrainConfig(StageConfig):
         ge=0,
         description="weight of visible tokens next to a hidden one; falls with distance; 0: hidden only",
     )
-    intensity_weight: float = Field(
-        default=1.0, ge=0, description="weight of predicting every patch's own window intensities; 0: latents only"
+    appearance_weight: float = Field(
+        default=1.0, ge=0, description="weight of telling what a visible patch looks like; 0: latent prediction alone"
+    )
+    appearance_units: int = Field(default=256, ge=1, description="units of the fixed random network behind that target")
+    appearance_width: int = Field(default=128, ge=1, description="whitened components of it that are asked for")
+    appearance_volumes: int = Field(
+        default=48, ge=1, description="training volumes that its moments and the first patch embedding are fitted to"
     )
     predicted_tokens: int = Field(
         default=128,

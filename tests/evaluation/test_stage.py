@@ -1,0 +1,222 @@
+"""From files to a report: what a perfect, a blind and a supervised arm reach on a cohort whose answers are known."""
+
+import csv
+import dataclasses
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+from evaluation_cohort import fake_tokens, load_fake, write_cohort
+
+from glint.core.config.evaluate import EvaluateConfig
+from glint.core.errors import FingerprintError, InputError
+from glint.evaluation.arms import check_made_from
+from glint.evaluation.stage import evaluate_models, with_pictures, write_evaluation
+from glint.evaluation.terminal import print_summary
+from glint.formats.checkpoint import Checkpoint, write_checkpoint
+from glint.formats.manifest import manifest_frame, read_manifest, write_manifest
+
+CONFIG = EvaluateConfig(resamples=200, foreign_checkpoint=True)
+
+
+def evaluate(inputs, config=CONFIG):
+    return evaluate_models(inputs, config, load=load_fake, read_tokens=fake_tokens(inputs))
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    return write_cohort(tmp_path_factory.mktemp("cohort"))
+
+
+@pytest.fixture(scope="module")
+def evaluated(inputs):
+    return evaluate(inputs)
+
+
+@pytest.fixture(scope="module")
+def written(inputs, evaluated, tmp_path_factory):
+    out = tmp_path_factory.mktemp("report")
+    full = with_pictures(*evaluated, inputs.checkpoints)
+    write_evaluation(full, out)
+    return full, out
+
+
+def macro(evaluation, arm, metric):
+    return evaluation.summary.find(arm, metric).value
+
+
+def test_a_model_that_sees_the_lesions_ranks_and_points_perfectly(evaluated):
+    evaluation, studies = evaluated
+    assert len(studies) == 16
+    assert macro(evaluation, "glint", "auroc") == 1.0
+    assert macro(evaluation, "glint", "pointing") == 1.0
+    assert macro(evaluation, "glint", "dice_fixed") > 0.6
+    assert macro(evaluation, "glint", "false_positive_images") == 0.0
+
+
+def test_a_blind_model_is_at_chance_and_paints_nothing(evaluated):
+    evaluation, _ = evaluated
+    positive_share = evaluation.cases.positive_FB.mean()
+    assert macro(evaluation, "global_pooling", "auroc") == 0.5
+    assert macro(evaluation, "global_pooling", "dice_fixed") == 0.0
+    assert macro(evaluation, "global_pooling", "dice_all") == pytest.approx(1 - positive_share, abs=0.05)
+    assert macro(evaluation, "chance", "auroc") == 0.5
+
+
+def test_pointing_of_a_constant_map_and_chance_are_the_lesions_share_of_the_scan(evaluated):
+    evaluation, _ = evaluated
+    share = 8**3 / (16 * 24 * 32)
+    assert macro(evaluation, "chance", "pointing") == pytest.approx(share, rel=0.05)
+    assert macro(evaluation, "global_pooling", "pointing") == pytest.approx(share, rel=0.05)
+    assert macro(evaluation, "chance", "dice_fixed") == pytest.approx(2 * share / (1 + share), rel=0.05)
+
+
+def test_the_probe_that_saw_masks_is_a_strong_yardstick_and_the_place_alone_a_weak_one(evaluated):
+    evaluation, _ = evaluated
+    assert macro(evaluation, "probe", "auroc") > 0.95
+    assert macro(evaluation, "probe", "pointing") > 0.9
+    assert macro(evaluation, "location_prior", "pointing") < 0.4
+
+
+def test_thresholds_that_saw_more_are_never_worse(evaluated):
+    evaluation, _ = evaluated
+    for arm in evaluation.cases.arms:
+        for finding in evaluation.findings:
+            oracle = evaluation.summary.find(arm, "dice_oracle", finding).value
+            assert oracle >= evaluation.summary.find(arm, "dice_calibrated", finding).value
+    assert set(evaluation.summary.calibrated_logit) == set(evaluation.cases.arms)
+
+
+def test_estimates_lie_in_their_intervals_and_macro_is_the_mean_of_the_findings(evaluated):
+    evaluation, _ = evaluated
+    for one in evaluation.summary.estimates:
+        assert not one.low > one.value + 1e-9, one
+        assert not one.high < one.value - 1e-9, one
+    values = [evaluation.summary.find("probe", "dice_fixed", finding).value for finding in evaluation.findings]
+    assert macro(evaluation, "probe", "dice_fixed") == pytest.approx(np.mean(values))
+
+
+def test_differences_are_paired_and_signed(evaluated):
+    evaluation, _ = evaluated
+    gaps = {(one.second, one.metric): one for one in evaluation.summary.differences}
+    gap = gaps["global_pooling", "auroc"]
+    assert (gap.value, gap.low, gap.high, gap.share_above) == (0.5, 0.5, 0.5, 1.0)
+
+
+def test_an_offset_moves_the_fixed_threshold_only(inputs, evaluated):
+    moved, _ = evaluate(inputs, CONFIG.model_copy(update={"mask_offset": 4.0}))
+    assert macro(moved, "global_pooling", "false_positive_images") == 1.0
+    assert macro(moved, "global_pooling", "dice_fixed") == pytest.approx(macro(moved, "chance", "dice_fixed"), rel=0.05)
+    assert macro(moved, "glint", "dice_calibrated") == macro(evaluated[0], "glint", "dice_calibrated")
+
+
+def test_masks_without_enough_evidence_are_withdrawn(inputs, evaluated):
+    strict, _ = evaluate(inputs, CONFIG.model_copy(update={"empty_below_mass": 1e6}))
+    assert macro(strict, "glint", "dice_fixed") == macro(evaluated[0], "glint", "dice_fixed")
+    assert macro(strict, "glint", "dice_all_withdrawn") == pytest.approx(macro(strict, "chance", "dice_all_withdrawn"))
+
+
+def test_on_the_validation_split_nothing_is_calibrated(inputs):
+    evaluation, studies = evaluate(inputs, CONFIG.model_copy(update={"split": "validation"}))
+    assert len(studies) == 8
+    assert evaluation.summary.find("glint", "dice_calibrated") is None
+
+
+def test_metrics_hold_every_number_as_plain_json(written):
+    evaluation, out = written
+    tree = json.loads((out / "metrics.json").read_text())
+    assert tree["glint"]["auroc"]["macro"] == 1.0
+    assert set(tree["glint"]["pointing"]) == {"macro", "macro_low", "macro_high", *evaluation.findings}
+    assert tree["cohort"]["studies"] == 16
+    assert tree["cohort"]["patients"] == 8
+    assert tree["difference"]["glint_minus_global_pooling"]["auroc"] == 0.5
+
+
+def test_the_table_has_a_row_per_finding_and_arm(written):
+    evaluation, out = written
+    rows = list(csv.DictReader((out / "tables" / "zero_shot.csv").open()))
+    assert len(rows) == 3 * 5
+    chosen = next(row for row in rows if (row["finding"], row["arm"]) == ("mass", "glint"))
+    assert float(chosen["auroc"]) == 1.0
+    assert int(chosen["positives"]) == evaluation.cases.positive_FB[0].sum()
+
+
+class Page(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.open, self.links, self.images = [], [], 0
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+        self.images += tag == "img"
+        self.links += [value for name, value in attrs if name in ("src", "href", "srcset", "action")]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_report_is_one_whole_file_that_asks_for_nothing_else(written):
+    evaluation, out = written
+    text = (out / "report.html").read_text()
+    page = Page()
+    page.feed(text)
+    assert page.open == []
+    assert page.images == 2 + len(evaluation.overlays)
+    assert all(link.startswith(("#", "data:image/png;base64,")) for link in page.links)
+    assert not re.search(r"url\(|@import|<script|https?://", text)
+    for shown in (
+        "There is mass.",
+        "There is no emphysema.",
+        "chance",
+        "probe",
+        "How to read",
+        "seed 0",
+        "16 test studies",
+    ):
+        assert shown in text
+
+
+def test_every_picture_is_a_png_and_every_finding_has_its_overlay(written):
+    _, out = written
+    names = {path.name for path in (out / "figures").iterdir()}
+    assert names == {"bars.png", "roc.png", "overlay_mass.png", "overlay_emphysema.png"}
+    assert all((out / "figures" / name).read_bytes().startswith(b"\x89PNG") for name in names)
+
+
+def test_the_same_inputs_give_the_same_bytes(inputs, written, tmp_path):
+    _, out = written
+    write_evaluation(with_pictures(*evaluate(inputs), inputs.checkpoints), tmp_path)
+    for name in ("metrics.json", "tables/zero_shot.csv", "figures/bars.png", "figures/overlay_mass.png", "report.html"):
+        assert (tmp_path / name).read_bytes() == (out / name).read_bytes(), name
+
+
+def test_the_terminal_table_fits_and_ends_with_what_to_do_next(written, capsys):
+    evaluation, out = written
+    print_summary(evaluation, out)
+    lines = capsys.readouterr().out.splitlines()
+    last_row = next(line.split() for line in lines if line.split()[:1] == ["macro"])
+    assert last_row[1:4] == ["1.0", "1.0", f"{macro(evaluation, 'glint', 'dice_fixed'):.2f}"[1:]]
+    assert max(map(len, lines[:-2])) <= 80
+    assert "report.html" in lines[-2]
+    assert lines[-1].startswith("next: ")
+
+
+def test_an_empty_split_is_told_in_one_line(inputs, tmp_path):
+    split = read_manifest(inputs.split, "split")
+    changed = split.with_columns(split=split["split"].replace("test", "train"))
+    write_manifest(tmp_path / "manifest.parquet", manifest_frame(changed.to_dicts(), "split"), "split")
+    with pytest.raises(InputError, match="test split has no study with masks"):
+        evaluate(dataclasses.replace(inputs, split=tmp_path / "manifest.parquet"))
+
+
+def test_a_checkpoint_of_another_split_is_refused_with_both_sides_named(inputs, tmp_path):
+    tensors = {"x": torch.zeros(1)}
+    made_from = {"split": "0" * 64, "resampled": inputs.digests()["resampled"]}
+    write_checkpoint(tmp_path / "glint", Checkpoint(tensors=tensors, config={}, fingerprint=made_from, text_encoder={}))
+    with pytest.raises(FingerprintError, match="trained on split 000000000000, measured with"):
+        check_made_from(tmp_path / "glint", inputs.digests())
+    check_made_from(tmp_path / "glint", {"resampled": made_from["resampled"]})

@@ -1,0 +1,194 @@
+"""`glint train` from files to a checkpoint that loads; killed with -9, it ends in the same bytes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from synthetic import ENCODER, FINDINGS, GRID, PATCH, WINDOWS, cohort, small_teacher
+
+from glint.core.atomic import write_json
+from glint.core.errors import FingerprintError, InputError
+from glint.core.provenance import sha256_file
+from glint.formats.checkpoint import read_checkpoint
+from glint.formats.feature_cache import write_cache
+from glint.formats.manifest import manifest_frame, write_manifest
+from glint.formats.nifti import write_nifti
+from glint.model.pretrained import load_glint
+from glint.prepare.resample import window_channels
+
+STUDIES = 10
+CONFIG = {
+    "threads": 1,
+    "head_steps": 4,
+    "steps": 3,
+    "batch_size": 4,
+    "checkpoint_every": 2,
+    "validate_every": 4,
+    "model": {"value_width": 16, "gate_width": 8},
+    "loss": {"dense_blocks": [0, 1]},
+}
+COMMON = {"status": "ok", "input_digest": "i", "params_digest": "p"}
+
+
+def write_inputs(root: Path) -> list[str]:
+    """Stages 04 to 08 of a tiny cohort; the arguments that name them."""
+    volumes, _, sentences, findings = cohort(STUDIES)
+    ids = [f"s{study}" for study in range(STUDIES)]
+    affine = np.diag([4.0, 4.0, 4.0, 1.0])
+    resampled, sections, features = (root / stage / "shard-000" for stage in ("04", "05", "08"))
+    box = [0, GRID[0], 0, GRID[1], 0, GRID[2]]
+    rows = []
+    for study_id, volume in zip(ids, volumes, strict=True):
+        write_nifti(resampled / "volumes" / f"{study_id}.nii", volume, affine)
+        rows.append({**COMMON, "study_id": study_id, "path": f"volumes/{study_id}.nii", "valid_box": box})
+    write_manifest(resampled / "manifest.parquet", manifest_frame(rows, "resample"), "resample")
+    write_manifest(
+        sections / "manifest.parquet", manifest_frame([{**COMMON, "study_id": i} for i in ids], "sections"), "sections"
+    )
+    for name, frame in (("sentences", sentences), ("findings", findings)):
+        write_manifest(sections / f"{name}.parquet", manifest_frame(frame.to_dicts(), name), name)
+    rows = [{**COMMON, "study_id": i, "split": "train" if n < 7 else "validation"} for n, i in enumerate(ids)]
+    write_manifest(root / "06" / "manifest.parquet", manifest_frame(rows, "split"), "split")
+    write_teacher(root / "07")
+    teacher = small_teacher()
+    with write_cache(
+        features / "tokens.h5", study_ids=ids, layers=("0", "1"), grid=ENCODER.grid, width=ENCODER.width, fingerprint="f"
+    ) as writer:
+        for row, volume in enumerate(volumes):
+            encoded = teacher.encode(torch.from_numpy(window_channels(volume, WINDOWS))[None], layers=(0, 1)).hidden
+            tokens = {str(block): found[0].numpy().astype(np.float16) for block, found in encoded.items()}
+            writer.put(row, tokens, affine=affine, coverage_P=np.ones(len(tokens["0"]), np.float32))
+    rows = [{**COMMON, "study_id": i, "path": "tokens.h5", "row": n, "fingerprint": "f"} for n, i in enumerate(ids)]
+    write_manifest(features / "manifest.parquet", manifest_frame(rows, "features"), "features")
+    named = {"resampled": resampled, "sections": sections, "features": features, "split": root / "06"}
+    arguments = [word for name, folder in named.items() for word in (f"--{name}", str(folder / "manifest.parquet"))]
+    return [*arguments, "--teacher", str(root / "07")]
+
+
+def write_teacher(folder: Path) -> None:
+    folder.mkdir()
+    teacher = small_teacher()
+    teacher.save_weights(folder)
+    record = {
+        "name": teacher.name,
+        "source": "pretrain",
+        "sha256": sha256_file(folder / "model.safetensors"),
+        "windows": [list(window) for window in WINDOWS],
+        "architecture": teacher.architecture,
+        "grid": list(ENCODER.grid),
+        "patch": list(PATCH),
+        "width": ENCODER.width,
+        "depth": ENCODER.depth,
+        "seed": 0,
+        "training_studies": 7,
+        "summary": {},
+    }
+    write_json(folder / "teacher.json", record)
+
+
+def command(inputs: list[str], out: Path, state: Path, **changes: object) -> list[str]:
+    config = json.dumps({**CONFIG, **changes})
+    options = ["--state", str(state), "--out", str(out), "--config", config]
+    return [sys.executable, "-m", "glint", "train", *inputs, *options]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def trained(inputs: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("trained")
+    subprocess.run(command(inputs, root / "glint", root / "state"), check=True, capture_output=True)
+    return root / "glint"
+
+
+def test_a_checkpoint_loads_on_its_own_and_answers(trained: Path) -> None:
+    model = load_glint(trained)
+    with torch.no_grad():
+        queries = model.encode_text(["There is mass.", "Emphysema in both lungs."])
+        tokens = model.encode_volume(torch.rand(2, len(WINDOWS), *GRID))
+        found = model.score(tokens, queries, torch.ones(2, 36))
+    assert found.score_TB.shape == (2, 2)
+    assert torch.isfinite(found.gate_logits_TBP).all()
+    assert not model.training
+
+
+def test_a_checkpoint_says_what_it_was_made_from_and_holds_no_pickle(trained: Path) -> None:
+    names = {path.name for path in trained.iterdir()}
+    assert names == {
+        "model.safetensors", "config.json", "fingerprint.json", "text_encoder.json", "curves.csv", "curves.png",
+    }  # fmt: skip
+    checkpoint = read_checkpoint(trained)
+    assert set(checkpoint.fingerprint) == {"teacher_sha256", "resampled", "sections", "split", "features", "key"}
+    assert checkpoint.config["input"]["windows"] == [list(window) for window in WINDOWS]
+    assert len(checkpoint.text_encoder["sha256"]) == 64
+    with safe_open(trained / "model.safetensors", framework="pt") as handle:
+        assert not [name for name in handle.keys() if name.startswith("text.trunk")]  # noqa: SIM118
+
+
+def test_a_run_killed_with_9_ends_in_the_same_bytes(inputs: list[str], trained: Path, tmp_path: Path) -> None:
+    again = command(inputs, tmp_path / "glint", tmp_path / "state")
+    process = subprocess.Popen(again, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "state").glob("*/state.safetensors")) and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "glint").exists()
+    subprocess.run(again, check=True, capture_output=True)
+    for name in ("model.safetensors", "curves.csv", "fingerprint.json"):
+        assert sha256_file(tmp_path / "glint" / name) == sha256_file(trained / name), name
+
+
+def test_a_damaged_or_foreign_checkpoint_is_refused_in_one_line(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        load_glint(tmp_path)
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    for path in trained.iterdir():
+        (foreign / path.name).write_bytes(path.read_bytes())
+    config = json.loads((foreign / "config.json").read_text())
+    config["train"]["model"]["value_width"] = 24
+    write_json(foreign / "config.json", config)
+    with pytest.raises(InputError, match="train it again") as refusal:
+        load_glint(foreign)
+    assert "\n" not in str(refusal.value)
+    text = json.loads((trained / "text_encoder.json").read_text())
+    write_json(foreign / "text_encoder.json", {**text, "sha256": "0" * 64})
+    with pytest.raises(FingerprintError):
+        load_glint(foreign)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"loss": {"dense_blocks": [7]}}, "train.loss.dense_blocks"),
+        ({"stepz": 3}, "stepz"),
+        ({"head_steps": 0, "steps": 0}, "nothing would be trained"),
+    ],
+)
+def test_a_wrong_configuration_stops_in_one_line(
+    inputs: list[str], tmp_path: Path, changes: dict[str, object], words: str
+) -> None:
+    run = subprocess.run(
+        command(inputs, tmp_path / "o", tmp_path / "s", **changes), check=False, capture_output=True, text=True
+    )
+    assert run.returncode == 1
+    assert words in run.stderr.splitlines()[-1]
+
+
+def test_the_findings_of_the_cohort_are_validated(trained: Path) -> None:
+    header = (trained / "curves.csv").read_text().splitlines()[0].split(",")
+    assert "auroc_macro" in header
+    assert set(FINDINGS) >= {name.removeprefix("auroc_") for name in header if name.startswith("auroc_")} - {"macro"}

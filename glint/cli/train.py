@@ -65,7 +65,11 @@ def run(args: argparse.Namespace) -> None:
         validation=validation,
         findings=training.findings,
     )
-    recipe = {"windows": [list(window) for window in record.windows], "patch": list(record.patch), "grid": list(record.grid)}
+    recipe = {
+        "windows": [list(window) for window in record.windows],
+        "patch": list(record.patch),
+        "grid": list(record.grid),
+    }
     write_checkpoint(
         args.out,
         checkpoint_of(model, fingerprint={**fingerprint, "key": key}, input_recipe=recipe),

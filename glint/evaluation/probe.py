@@ -82,28 +82,37 @@ def draw_patches(target_NF: Bools, *, limit: int, seed: int) -> tuple[NDArray[np
 
 
 def fit_logistic(
-    standard_ND: Floats, target_NF: Bools, weight_N: Floats, *, ridge: float, iterations: int
-) -> tuple[Floats, Floats]:
-    """Weights (D, F) and biases (F,) that minimise, per finding, mean weighted log loss + ridge / 2 * |w|²; by L-BFGS."""
+    standard_ND: Floats, target_NF: Bools, weight_N: Floats, *, ridges: Sequence[float], iterations: int
+) -> list[tuple[Floats, Floats]]:
+    """For every ridge the weights (D, F) and biases (F,) that minimise, per finding, the weighted mean log loss plus
+    ridge / 2 * |w|². By L-BFGS; the strongest ridge is fitted first and each next one starts from the last.
+    """
     import torch
-    import torch.nn.functional as functional
 
-    tokens, target = torch.from_numpy(standard_ND), torch.from_numpy(target_NF.astype(np.float32))
-    share = torch.from_numpy(weight_N / weight_N.sum())[:, None]
-    prevalence = (share * target).sum(dim=0).clamp(1e-6, 1 - 1e-6)
-    weight = torch.zeros(tokens.shape[1], target.shape[1], requires_grad=True)
+    tokens = torch.from_numpy(standard_ND)
+    target_FN = torch.from_numpy(np.ascontiguousarray(target_NF.T, dtype=np.float32))
+    share = torch.from_numpy(weight_N / weight_N.sum())
+    prevalence = (target_FN @ share).clamp(1e-6, 1 - 1e-6)
+    weight_FD = torch.zeros(len(target_FN), tokens.shape[1], requires_grad=True)
     bias = torch.logit(prevalence).requires_grad_(True)
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=iterations, history_size=20, line_search_fn="strong_wolfe")
+    fitted = {}
+    for ridge in sorted(set(ridges), reverse=True):
+        optimizer = torch.optim.LBFGS(
+            [weight_FD, bias], max_iter=iterations, history_size=20, line_search_fn="strong_wolfe"
+        )
 
-    def loss() -> torch.Tensor:
-        optimizer.zero_grad()
-        each = functional.binary_cross_entropy_with_logits(tokens @ weight + bias, target, reduction="none")
-        total = (share * each).sum() + ridge / 2 * weight.square().sum()
-        total.backward()  # type: ignore[no-untyped-call]
-        return total
+        @torch.no_grad()
+        def loss(ridge: float = ridge) -> float:
+            # Gradient by hand and findings first: autograd took four times as long, products of 10 columns three times.
+            logits = weight_FD @ tokens.T + bias[:, None]
+            total = ((torch.nn.functional.softplus(logits) - target_FN * logits) @ share).sum()
+            slope = share * (torch.sigmoid(logits) - target_FN)
+            weight_FD.grad, bias.grad = slope @ tokens + ridge * weight_FD, slope.sum(dim=1)
+            return float(total + ridge / 2 * weight_FD.square().sum())
 
-    optimizer.step(loss)  # type: ignore[no-untyped-call]
-    return weight.detach().numpy(), bias.detach().numpy()
+        optimizer.step(loss)  # type: ignore[no-untyped-call]
+        fitted[ridge] = weight_FD.detach().T.clone().numpy(), bias.detach().clone().numpy()
+    return [fitted[ridge] for ridge in ridges]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,10 +142,13 @@ def fit_probe(training: Marked, validation: Marked | None, config: ProbeConfig, 
     drawn = np.asarray(training.tokens_BPD.reshape(-1, width)[chosen], dtype=np.float32)
     mean, deviation = drawn.mean(axis=0), drawn.std(axis=0) + np.float32(1e-6)
     standard = (drawn - mean) / deviation
-    fitted = [
-        fit_logistic(standard, target[rows], weight, ridge=ridge, iterations=config.iterations)
-        for ridge in (config.ridges if validation is not None else config.ridges[:1])
-    ]
+    fitted = fit_logistic(
+        standard,
+        target[rows],
+        weight,
+        ridges=config.ridges if validation is not None else config.ridges[:1],
+        iterations=config.iterations,
+    )
     best_F = np.zeros(target.shape[1], np.intp)
     if validation is not None:
         seen = np.asarray(validation.tokens_BPD.reshape(-1, width)[validation.valid_BP.ravel()], dtype=np.float32)

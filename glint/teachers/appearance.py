@@ -31,11 +31,11 @@ def octant_means(voxels_MV: Tensor, channels: int, patch_zyx: tuple[int, int, in
 def patch_statistics(voxels_MV: Tensor, channels: int, patch_zyx: tuple[int, int, int]) -> Tensor:
     """(M, C · 16) numbers of flat patches.
 
-    Per channel: means of the eight octants, deviation, lowest and highest mean of 2 × 2 × 2 voxels, and the shares of
-    voxels above 1/8, 3/8, 1/2, 5/8 and 7/8 of the window.
+    Per channel: means of the eight octants, deviation, lowest and highest mean of its blocks of 2 × 2 × 2 voxels, and
+    the shares of voxels above 1/8, 3/8, 1/2, 5/8 and 7/8 of the window.
     """
     patches = voxels_MV.reshape(-1, channels, *patch_zyx)
-    smooth = F.avg_pool3d(patches, 2, stride=1).flatten(2) if min(patch_zyx) > 1 else patches.flatten(2)
+    smooth = F.avg_pool3d(patches, 2).flatten(2) if min(patch_zyx) > 1 else patches.flatten(2)
     flat = patches.flatten(2)
     above = [(flat > level).float().mean(dim=-1) for level in EXCEEDED]
     texture = torch.stack([flat.std(dim=-1), smooth.amin(dim=-1), smooth.amax(dim=-1), *above], dim=-1)
@@ -47,9 +47,7 @@ def _moments(values_MS: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def fit_patch_embedding(
-    encoder: VisionTransformer3D, volume_BCZYX: Tensor, *, generator: torch.Generator
-) -> None:
+def fit_patch_embedding(encoder: VisionTransformer3D, volume_BCZYX: Tensor, *, generator: torch.Generator) -> None:
     """Set the patch embedding to a random projection of standardised octant means; training goes on from there.
 
     A projection of raw voxels with independent weights is mostly noise and one overall brightness: rare densities and
@@ -86,7 +84,9 @@ class AppearanceCode(nn.Module):
         self.channels, self.patch_zyx = config.channels, config.patch_zyx
         # sqrt(2): sine and cosine have variance 1/2, statistics 1.
         place = sincos_embedding(grid_coordinates(config.grid), 54, config.position_base) * 2**0.5
-        statistics = patch_statistics(patchify(volume_BCZYX, config.patch_zyx).flatten(0, 1), config.channels, config.patch_zyx)
+        statistics = patch_statistics(
+            patchify(volume_BCZYX, config.patch_zyx).flatten(0, 1), config.channels, config.patch_zyx
+        )
         mean, deviation = _moments(statistics)
         inputs = torch.cat([(statistics - mean) / deviation, place.repeat(volume_BCZYX.shape[0], 1)], dim=1)
         random = torch.randn(inputs.shape[1], units, generator=generator) / inputs.shape[1] ** 0.5

@@ -41,8 +41,6 @@ from glint.teachers.vjepa import (
     VisionTransformer3D,
     grid_coordinates,
     initialise,
-    patchify,
-    select_tokens,
     sincos_embedding,
 )
 
@@ -186,24 +184,25 @@ class Pretrainer:
 
     def losses(self, batch: PretrainBatch) -> tuple[dict[str, Tensor], Tensor]:
         """Loss terms by name, and the target's tokens of the deepest level (B, N, D)."""
-        levels, copies = self.config.levels, batch.visible_RK.shape[0] // batch.volume_BCZYX.shape[0]
-        places = torch.cat([batch.visible_RK, batch.asked_RQ], dim=1)
+        levels, visible = self.config.levels, batch.visible_RK
+        rows_R = torch.arange(visible.shape[0]) // (visible.shape[0] // batch.volume_BCZYX.shape[0])
+        voxels_BNV = self.encoder.patches(batch.volume_BCZYX)
         with torch.no_grad():
-            target = self.target(batch.volume_BCZYX, layers=levels).hidden
-            wanted_RTD = select_tokens(stack_levels(target, levels).repeat_interleave(copies, dim=0), places)
-        volume_R = batch.volume_BCZYX.repeat_interleave(copies, dim=0)
-        encoded = self.encoder(volume_R, layers=levels, keep_BK=batch.visible_RK)
-        context = stack_levels(encoded.hidden, levels)
-        predicted_RTD = self.predictor(context, batch.visible_RK, batch.asked_RQ)
+            target = self.target.encode_patches(voxels_BNV, layers=levels).hidden
+            places_RT = torch.cat([visible, batch.asked_RQ], dim=1)
+            wanted_RTD = stack_levels(target, levels)[rows_R[:, None], places_RT]
+        seen_RKV = voxels_BNV[rows_R[:, None], visible]
+        encoded = self.encoder.encode_patches(seen_RKV, layers=levels, keep_BK=visible)
+        context_RKD = stack_levels(encoded.hidden, levels)
+        predicted_RTD = self.predictor(context_RKD, visible, batch.asked_RQ)
         error_RT = F.smooth_l1_loss(predicted_RTD, wanted_RTD, reduction="none").mean(dim=-1)
         terms = {
             "latent": (error_RT * batch.weight_RT).sum() / batch.weight_RT.sum(),
-            "latent_hidden": error_RT[:, batch.visible_RK.shape[1] :].mean().detach(),
+            "latent_hidden": error_RT[:, visible.shape[1] :].mean().detach(),
         }
         if self.config.appearance_weight > 0:
-            patches = patchify(batch.volume_BCZYX, self.encoder_config.patch_zyx).repeat_interleave(copies, dim=0)
-            code = self.appearance(select_tokens(patches, batch.visible_RK), batch.visible_RK)
-            terms["appearance"] = F.smooth_l1_loss(self.read_out(encoded.patch_tokens_BND), code)
+            code_RKT = self.appearance(seen_RKV, visible)
+            terms["appearance"] = F.smooth_l1_loss(self.read_out(encoded.patch_tokens_BND), code_RKT)
         return terms, target[max(levels)]
 
     def step(self, batch: PretrainBatch, step: int) -> tuple[dict[str, float], Tensor]:

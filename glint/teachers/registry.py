@@ -152,8 +152,8 @@ class HubVjepa2(FrozenTeacher):
     @property
     def architecture(self) -> dict[str, Any]:
         """The model's own configuration and the volumes it was fitted to."""
-        told = self.model.config.to_dict().items()
-        described = {key: value for key, value in told if key not in NOT_ARCHITECTURE}
+        told = json.loads(self.model.config.to_json_string(use_diff=False))
+        described = {key: value for key, value in told.items() if key not in NOT_ARCHITECTURE}
         return {"transformers": described, "volume_zyx": list(self.volume_zyx)}
 
     @torch.no_grad()

@@ -34,7 +34,9 @@ class InputFiles:
 
     def tables(self) -> tuple[Path, ...]:
         """Every table that decides what is learned."""
-        beside = [manifest.parent / f"{name}.parquet" for manifest in self.sections for name in ("sentences", "findings")]
+        beside = [
+            manifest.parent / f"{name}.parquet" for manifest in self.sections for name in ("sentences", "findings")
+        ]
         return (*self.resampled, *self.sections, *beside, self.split, *self.features)
 
     def fingerprint(self, *, teacher_sha256: str) -> dict[str, Any]:
@@ -49,7 +51,9 @@ class InputFiles:
         return {
             "teacher_sha256": teacher_sha256,
             "resampled": digest([sha256_file(path) for path in self.resampled]),
-            "sections": digest([sha256_file(path) for path in self.tables()[len(self.resampled) : -1 - len(self.features)]]),
+            "sections": digest(
+                [sha256_file(path) for path in self.tables()[len(self.resampled) : -1 - len(self.features)]]
+            ),
             "split": sha256_file(self.split),
             "features": digest([sha256_file(path) for path in self.features]),
         }
@@ -89,7 +93,9 @@ def read_volumes(
         path = Path(row["folder"], row["path"])
         volume, affine = load_model_volume(path)
         if volume.shape != (z, y, x):
-            raise InputError(f"{path}: shape {volume.shape}, the teacher was made for {(z, y, x)}; run stages 04 to 08 again")
+            raise InputError(
+                f"{path}: shape {volume.shape}, the teacher was made for {(z, y, x)}; run stages 04 to 08 again"
+            )
         patch_mm3 = abs(float(np.linalg.det(affine[:3, :3]))) * math.prod(teacher.patch)
         size = 1.0 if reference_patch_mm3 is None else patch_mm3 / reference_patch_mm3
         volumes.append(volume)
@@ -114,7 +120,9 @@ def read_teacher_tokens(
         if path not in caches:
             caches[path] = FeatureCache(path, fingerprint=rows[study_id]["fingerprint"])
             if caches[path].grid != teacher.grid:
-                raise FingerprintError(f"{path}: grid {caches[path].grid}, the teacher's is {teacher.grid}; run stage 08 again")
+                raise FingerprintError(
+                    f"{path}: grid {caches[path].grid}, the teacher's is {teacher.grid}; run stage 08 again"
+                )
         cache = caches[path]
         for block in blocks:
             found[block].append(np.asarray(cache.tokens(block)[cache.row(study_id)]))
@@ -141,7 +149,9 @@ def read_study_sets(files: InputFiles, config: TrainConfig, *, teacher: TeacherR
     """
     studies = usable_studies(files)
     if not studies["train"]:
-        raise InputError(f"{files.split}: no training study has a volume, a report and teacher tokens; see the manifests")
+        raise InputError(
+            f"{files.split}: no training study has a volume, a report and teacher tokens; see the manifests"
+        )
     sentences, findings = read_text_tables(files.sections)
     present = findings.filter(pl.col("polarity") == "present")
     blocks = needed_blocks(config, depth=teacher.depth)
@@ -153,7 +163,11 @@ def read_study_sets(files: InputFiles, config: TrainConfig, *, teacher: TeacherR
             files.resampled, study_ids, teacher=teacher, reference_patch_mm3=config.model.reference_patch_mm3
         )
         statements, queries = study_texts(sentences, findings, study_ids, config.sentences)
-        tokens = read_teacher_tokens(files.features, study_ids, blocks, teacher=teacher) if name == "train" and blocks else {}
+        tokens = (
+            read_teacher_tokens(files.features, study_ids, blocks, teacher=teacher)
+            if name == "train" and blocks
+            else {}
+        )
         sets[name] = StudySet(
             study_ids=tuple(study_ids),
             volume_BZYX=volumes,

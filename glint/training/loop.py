@@ -190,9 +190,7 @@ def train(
     if restore_run(run, path, key=key) and run.step < steps:
         log(f"training goes on from step {run.step} of {steps}")
     model.train()
-    ticker = Ticker(
-        f"train {model.arm}", done=run.step, total=steps, batch_size=min(config.batch_size, len(training))
-    )
+    ticker = Ticker(f"train {model.arm}", done=run.step, total=steps, batch_size=min(config.batch_size, len(training)))
     warned: set[str] = set()
     try:
         with stop_requested() as stop:

@@ -1,5 +1,7 @@
 """The yardstick is an ordinary logistic regression, fitted on what it says it is."""
 
+import itertools
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -25,9 +27,9 @@ def test_the_fit_equals_scikit_learn():
     tokens = rng.normal(size=(400, 5)).astype(np.float32)
     target = (tokens @ rng.normal(size=(5, 2)) + rng.normal(size=(400, 2)) > 0.8).astype(bool)
     weight = rng.uniform(0.5, 2, 400).astype(np.float32)
-    ridge = 0.01
-    found_weight, found_bias = fit_logistic(tokens, target, weight, ridge=ridge, iterations=200)
-    for finding in range(2):
+    ridges = (0.001, 0.1)
+    fitted = fit_logistic(tokens, target, weight, ridges=ridges, iterations=200)
+    for finding, (ridge, (found_weight, found_bias)) in itertools.product(range(2), zip(ridges, fitted, strict=True)):
         reference = LogisticRegression(C=1 / (ridge * weight.sum()), tol=1e-8, max_iter=1000)
         reference.fit(tokens, target[:, finding], sample_weight=weight)
         np.testing.assert_allclose(found_weight[:, finding], reference.coef_[0], atol=2e-3)

@@ -23,13 +23,9 @@ def tokens_of(row):
 
 
 def fill(path, *, rows=(0, 1, 2), fingerprint=FINGERPRINT):
-    with write_cache(
-        path, study_ids=STUDIES, layers=LAYERS, grid=GRID, width=WIDTH, fingerprint=fingerprint
-    ) as writer:
+    with write_cache(path, study_ids=STUDIES, layers=LAYERS, grid=GRID, width=WIDTH, fingerprint=fingerprint) as writer:
         for row in rows:
-            writer.put(
-                row, tokens_of(row), affine=np.eye(4) * (row + 1), coverage_P=np.full(12, row / 4, np.float32)
-            )
+            writer.put(row, tokens_of(row), affine=np.eye(4) * (row + 1), coverage_P=np.full(12, row / 4, np.float32))
 
 
 @pytest.fixture
@@ -128,12 +124,16 @@ def test_a_shard_without_studies_is_a_cache_too(tmp_path):
 
 def test_an_error_while_writing_leaves_the_old_file_and_nothing_else(shard):
     before = shard.read_bytes()
-    with (
-        pytest.raises(RuntimeError),
-        write_cache(shard, study_ids=STUDIES, layers=LAYERS, grid=GRID, width=WIDTH, fingerprint="0" * 64) as writer,
-    ):
-        writer.put(0, tokens_of(0), affine=np.eye(4), coverage_P=np.ones(12, np.float32))
-        raise RuntimeError
+
+    def fail():
+        with write_cache(
+            shard, study_ids=STUDIES, layers=LAYERS, grid=GRID, width=WIDTH, fingerprint="0" * 64
+        ) as writer:
+            writer.put(0, tokens_of(0), affine=np.eye(4), coverage_P=np.ones(12, np.float32))
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert shard.read_bytes() == before
     assert [entry.name for entry in shard.parent.iterdir()] == [shard.name]
 

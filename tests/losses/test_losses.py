@@ -61,7 +61,9 @@ def test_contrastive_loss_survives_scores_that_overflow_exp() -> None:
 
 def test_ignored_pairs_move_nothing() -> None:
     score = scores().requires_grad_()
-    total = contrastive_loss(score, RELATION, inverse_temperature=9.0) + sigmoid_loss(score, RELATION, scale=9.0, bias=-3.0)
+    total = contrastive_loss(score, RELATION, inverse_temperature=9.0) + sigmoid_loss(
+        score, RELATION, scale=9.0, bias=-3.0
+    )
     total.backward()
     assert score.grad is not None
     assert (score.grad[RELATION == IGNORE] == 0).all()

@@ -16,9 +16,7 @@ RHO = {"separate": 0.0, "shared": 1.0, "residual": 0.3}
 
 def random_inputs(seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[TextQueries, PatchTokens]:
     torch.manual_seed(seed)
-    queries = TextQueries(
-        text_TD=unit(torch.randn(T, D, dtype=dtype)), gate_TG=unit(torch.randn(T, G, dtype=dtype))
-    )
+    queries = TextQueries(text_TD=unit(torch.randn(T, D, dtype=dtype)), gate_TG=unit(torch.randn(T, G, dtype=dtype)))
     value = torch.randn(B, P, D, dtype=dtype)
     tokens = PatchTokens(
         value_BPD=unit(value), gate_BPG=unit(torch.randn(B, P, G, dtype=dtype)), projected_BPD=value, hidden={}
@@ -46,9 +44,7 @@ def test_gate_and_score_equal_the_equations(space: str) -> None:
     logits = gate_logits(
         queries, tokens, scale=torch.tensor(alpha).double(), bias=torch.tensor(bias).double(), rho=RHO[space]
     )
-    found = pool_evidence(
-        logits, queries, tokens, torch.from_numpy(weight), torch.from_numpy(null), null_weight=mu
-    )
+    found = pool_evidence(logits, queries, tokens, torch.from_numpy(weight), torch.from_numpy(null), null_weight=mu)
     t, q = queries.text_TD.numpy(), queries.gate_TG.numpy()
     v, k = tokens.value_BPD.numpy(), tokens.gate_BPG.numpy()
     for a in range(T):
@@ -68,14 +64,23 @@ def test_gradients_are_right_in_double_precision() -> None:
     queries, tokens = random_inputs()
     weight_BP = torch.tensor([[1, 0.5, 0, 1, 2], [0.25, 1, 1, 0, 1.0]], dtype=torch.float64)
 
-    def score_and_mass(text: Tensor, query: Tensor, value: Tensor, key: Tensor, scale: Tensor, bias: Tensor, null: Tensor) -> Tensor:
+    def score_and_mass(
+        text: Tensor, query: Tensor, value: Tensor, key: Tensor, scale: Tensor, bias: Tensor, null: Tensor
+    ) -> Tensor:
         asked = TextQueries(text_TD=unit(text), gate_TG=unit(query))
         seen = PatchTokens(value_BPD=unit(value), gate_BPG=unit(key), projected_BPD=value, hidden={})
         logits = gate_logits(asked, seen, scale=scale, bias=bias, rho=0.5)
         found = pool_evidence(logits, asked, seen, weight_BP, null, null_weight=1.0)
         return torch.stack([found.score_TB, found.gate_mass_TB])
 
-    arguments = [queries.text_TD, queries.gate_TG, tokens.value_BPD, tokens.gate_BPG, torch.tensor(5.0), torch.tensor(-1.0)]
+    arguments = [
+        queries.text_TD,
+        queries.gate_TG,
+        tokens.value_BPD,
+        tokens.gate_BPG,
+        torch.tensor(5.0),
+        torch.tensor(-1.0),
+    ]
     leaves = [a.double().clone().requires_grad_() for a in [*arguments, torch.randn(D)]]
     assert torch.autograd.gradcheck(score_and_mass, leaves)
 
@@ -144,7 +149,9 @@ def test_baseline_scores_the_mean_of_valid_patches() -> None:
     found = global_alignment(queries, tokens, weight, scale=torch.tensor(10.0), bias=torch.tensor(-3.0))
     value, text = tokens.projected_BPD.numpy(), queries.text_TD.numpy()
     mean = np.stack([value[0, :2].mean(axis=0), value[1, 4]])
-    np.testing.assert_allclose(found.score_TB, text @ (mean / np.linalg.norm(mean, axis=1, keepdims=True)).T, atol=1e-12)
+    np.testing.assert_allclose(
+        found.score_TB, text @ (mean / np.linalg.norm(mean, axis=1, keepdims=True)).T, atol=1e-12
+    )
     patch = value[1, 2] / np.linalg.norm(value[1, 2])
     assert found.gate_logits_TBP[1, 1, 2].item() == pytest.approx(10 * text[1] @ patch - 3)
 

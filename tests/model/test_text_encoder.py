@@ -64,9 +64,7 @@ def test_a_frozen_encoder_sees_each_sentence_once_and_stays_out_of_the_parameter
 
 
 def test_a_trainable_encoder_is_trained_and_saved(encoder: TransformerSentenceEncoder) -> None:
-    text = TextEncoder(
-        encoder.requires_grad_(True), hidden_width=16, value_width=8, gate_width=4, trainable=True
-    )
+    text = TextEncoder(encoder.requires_grad_(True), hidden_width=16, value_width=8, gate_width=4, trainable=True)
     text(["There is cardiomegaly."]).text_TD.sum().backward()
     assert any(name.startswith("trunk.") for name in text.state_dict())
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in encoder.parameters())

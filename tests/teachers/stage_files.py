@@ -31,7 +31,9 @@ def write_stages(root, *, studies=5, quarantined=1):
         }
         parts.append({**common, "split": "test" if number == 0 else "train", "status": "ok"})
         if number >= studies - quarantined:
-            rows.append({**common, "status": "quarantined", "reason": "too_few_slices", "detail": "of an earlier stage"})
+            rows.append(
+                {**common, "status": "quarantined", "reason": "too_few_slices", "detail": "of an earlier stage"}
+            )
             continue
         write_nifti(resampled.parent / f"volumes/{study_id(number)}.nii", volume(number), AFFINE)
         rows.append(

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from tests.teachers.stage_files import write_stages
+from stage_files import write_stages
 
 from glint.core.config.teacher import TeacherConfig
 from glint.core.errors import InputError

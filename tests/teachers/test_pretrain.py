@@ -2,6 +2,7 @@
 
 import copy
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -42,6 +43,10 @@ SETTINGS = PretrainConfig(
     appearance_width=16,
     appearance_volumes=4,
 )
+
+
+def embedded(encoder, volume):
+    return encoder.patch_embedding(encoder.patches(volume))
 
 
 class Blobs:
@@ -196,9 +201,7 @@ def test_no_gradient_reaches_the_target_which_follows_as_a_moving_average():
     made.step(batch, 0)
     momentum = momentum_at(SETTINGS, 0)
     moved = False
-    for old, new, online in zip(
-        before.parameters(), made.target.parameters(), made.encoder.parameters(), strict=True
-    ):
+    for old, new, online in zip(before.parameters(), made.target.parameters(), made.encoder.parameters(), strict=True):
         assert new.grad is None
         torch.testing.assert_close(new, momentum * old + (1 - momentum) * online)
         moved |= not torch.equal(old, new)
@@ -218,7 +221,7 @@ def test_schedules_start_rise_and_end_where_they_should():
     rates = [learning_rate_at(SETTINGS, step) for step in range(12)]
     assert rates[0] == pytest.approx(1e-3)
     assert rates[2] == pytest.approx(2e-3)
-    assert all(after <= before for before, after in zip(rates[2:], rates[3:], strict=False))
+    assert all(after <= before for before, after in pairwise(rates[2:]))
     assert rates[-1] < 0.1 * 2e-3
     assert (momentum_at(SETTINGS, 0), momentum_at(SETTINGS, 11)) == (
         SETTINGS.momentum_start,
@@ -243,11 +246,11 @@ def test_the_first_patch_embedding_standardises_octant_means():
     encoder = VisionTransformer3D(SHAPE)
     volume = first_volumes(Blobs(), 7)
     fit_patch_embedding(encoder, volume, generator=torch.Generator().manual_seed(0))
-    tokens = encoder.embed(volume) - encoder.absolute
+    tokens = encoder.patch_embedding(encoder.patches(volume))
     assert tokens.mean(dim=(0, 1)).abs().max() < 1e-3
     assert 0.2 < tokens.std() < 2
     shuffled = volume.reshape(7, 2, 8, 2, 8, 2, 8, 2).flip(3, 5, 7).reshape(volume.shape)
-    torch.testing.assert_close(encoder.embed(shuffled), encoder.embed(volume), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(embedded(encoder, shuffled), embedded(encoder, volume), atol=1e-4, rtol=1e-4)
 
 
 def test_patch_statistics_are_what_numpy_says():
@@ -257,9 +260,7 @@ def test_patch_statistics_are_what_numpy_says():
     octants = patch.reshape(2, 2, 2, 2, 2, 2, 2).mean(axis=(2, 4, 6)).ravel()
     assert statistics[18][:16].numpy() == pytest.approx(octants, abs=1e-6)
     assert statistics[18][16].item() == pytest.approx(patch[0].std(ddof=1), abs=1e-5)
-    pools = [
-        patch[0, z : z + 2, y : y + 2, x : x + 2].mean() for z in range(3) for y in range(3) for x in range(3)
-    ]
+    pools = [patch[0, z : z + 2, y : y + 2, x : x + 2].mean() for z in (0, 2) for y in (0, 2) for x in (0, 2)]
     assert statistics[18][17:19].tolist() == pytest.approx([min(pools), max(pools)], abs=1e-6)
     assert statistics[18][21].item() == pytest.approx((patch[0] > 0.5).mean())
 

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from tests.teachers.stage_files import SHAPE, study_id, volume, write_stages
+from stage_files import SHAPE, study_id, volume, write_stages
 
 from glint.cli.__main__ import main
 from glint.core.config.features import FeaturesConfig
@@ -90,7 +90,9 @@ def test_a_teacher_folder_is_complete_and_knows_what_it_was_made_from(made):
     assert record.sha256 == sha256_file(folder / "model.safetensors")
     assert (record.name, record.source, record.training_studies) == ("vjepa_small", "pretrain", 3)
     assert record.windows == ((-1000.0, 400.0), (-200.0, 200.0))
-    assert (teacher.grid, teacher.width, teacher.depth) == (record.grid, record.width, record.depth) == ((4, 4, 4), 24, 2)
+    assert (
+        (teacher.grid, teacher.width, teacher.depth) == (record.grid, record.width, record.depth) == ((4, 4, 4), 24, 2)
+    )
     assert (folder / "curves.csv").read_text().splitlines()[0].startswith("step,loss,latent")
 
 
@@ -117,7 +119,11 @@ def test_the_cache_holds_what_the_encoder_says_of_each_volume(made):
             expected = encoder(torch.from_numpy(channels)[None], layers=[0, 1])
         row = cache.row(study_id(number))
         assert table[study_id(number)]["row"] == row
-        for layer, tokens in {"0": expected.hidden[0], 1: expected.hidden[1], "final": expected.patch_tokens_BND}.items():
+        for layer, tokens in {
+            "0": expected.hidden[0],
+            1: expected.hidden[1],
+            "final": expected.patch_tokens_BND,
+        }.items():
             np.testing.assert_allclose(cache.tokens(layer)[row], tokens[0].numpy(), rtol=2e-3, atol=2e-3)
     cache.verify()
     assert cache.path.parent.parent.name == "vjepa_small"
@@ -141,7 +147,9 @@ def test_studies_refused_before_keep_their_reason_and_strange_ones_get_one(made,
     intact = cache_of(made)
     for number in (0, 3):
         ours, theirs = cache_of(tmp_path), intact
-        assert np.array_equal(ours.tokens("final")[ours.row(study_id(number))], theirs.tokens("final")[theirs.row(study_id(number))])
+        assert np.array_equal(
+            ours.tokens("final")[ours.row(study_id(number))], theirs.tokens("final")[theirs.row(study_id(number))]
+        )
 
 
 def test_tokens_that_are_not_finite_quarantine_their_study_alone(made, tmp_path):
@@ -294,4 +302,3 @@ def test_a_shift_moves_the_content_and_lets_air_in():
 def test_coverage_is_the_share_of_each_patch_within_the_scan():
     coverage = patch_coverage((1, 8, 0, 6, 0, 4), (8, 8, 4), (4, 4, 4)).reshape(2, 2, 1)
     assert coverage[:, :, 0].tolist() == [[0.75, 0.375], [1.0, 0.5]]
-

@@ -21,14 +21,17 @@ from glint.teachers.vjepa import (
 SMALL = EncoderConfig(volume_zyx=(8, 12, 8), patch_zyx=(4, 4, 4), channels=2, width=24, depth=3, heads=2)
 
 
+def embedded(encoder, volume):
+    return encoder.patch_embedding(encoder.patches(volume))
+
+
 @pytest.fixture
 def encoder():
     torch.manual_seed(0)
     made = VisionTransformer3D(SMALL)
     with torch.no_grad():
-        for parameter in made.parameters():  # weights of 0.02 would hide what attention does
-            if parameter.ndim >= 2:
-                parameter.mul_(5)
+        for block in made.blocks:  # sharper attention, so that who is seen matters
+            block.attention.qkv.weight.mul_(2)
     return made
 
 
@@ -44,7 +47,7 @@ def test_tokens_follow_the_grid_with_x_fastest(encoder, volume):
     assert grid_coordinates(SMALL.grid)[7].tolist() == [1.0, 0.0, 1.0]
     changed = volume.clone()
     changed[0, :, 4:8, 0:4, 4:8] += 1
-    moved = (encoder.embed(changed) - encoder.embed(volume)).abs().amax(dim=-1)
+    moved = (embedded(encoder, changed) - embedded(encoder, volume)).abs().amax(dim=-1)
     assert moved[0].nonzero().tolist() == [[7]]
     assert moved[1].count_nonzero() == 0
 
@@ -55,8 +58,8 @@ def test_the_patch_embedding_is_the_strided_convolution(encoder, volume):
     with torch.no_grad():
         convolution.weight.copy_(projection.weight.reshape(convolution.weight.shape))
         convolution.bias.copy_(projection.bias)
-    expected = convolution(volume).flatten(2).transpose(1, 2) + encoder.absolute
-    torch.testing.assert_close(encoder.embed(volume), expected)
+    expected = convolution(volume).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(embedded(encoder, volume), expected)
 
 
 def test_the_stem_is_a_strided_convolution_with_gelu_before_the_projection(volume):
@@ -67,7 +70,7 @@ def test_the_stem_is_a_strided_convolution_with_gelu_before_the_projection(volum
     inner = nn.functional.gelu(nn.functional.conv3d(volume, kernel, stem.bias, stride=2))
     outer = projection.weight.reshape(24, 2, 2, 2, 5).permute(0, 4, 1, 2, 3)
     expected = nn.functional.conv3d(inner, outer, projection.bias, stride=2).flatten(2).transpose(1, 2)
-    torch.testing.assert_close(encoder.embed(volume), expected + encoder.absolute)
+    torch.testing.assert_close(embedded(encoder, volume), expected)
 
 
 def test_hidden_l_is_the_output_of_block_l_before_the_last_norm(encoder, volume):
@@ -98,8 +101,8 @@ def test_dropping_tokens_equals_hiding_them_from_attention(encoder, volume):
     dropped = encoder(volume, layers=[1], keep_BK=keep)
     hidden = encoder(volume, layers=[1], valid_BN=valid)
     rows = torch.arange(2)[:, None]
-    torch.testing.assert_close(dropped.patch_tokens_BND, hidden.patch_tokens_BND[rows, keep])
-    torch.testing.assert_close(dropped.hidden[1], hidden.hidden[1][rows, keep])
+    torch.testing.assert_close(dropped.patch_tokens_BND, hidden.patch_tokens_BND[rows, keep], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(dropped.hidden[1], hidden.hidden[1][rows, keep], atol=1e-4, rtol=1e-4)
     assert not torch.allclose(dropped.patch_tokens_BND, encoder(volume).patch_tokens_BND[rows, keep], atol=1e-3)
 
 

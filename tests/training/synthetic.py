@@ -62,7 +62,8 @@ def study_set(
     tokens = {}
     if teacher is not None:
         channels = torch.from_numpy(np.stack([window_channels(one, WINDOWS) for one in volume]))
-        tokens = {l: found.numpy().astype(np.float16) for l, found in teacher.encode(channels, layers=(0, 1)).hidden.items()}
+        encoded = teacher.encode(channels, layers=(0, 1)).hidden
+        tokens = {block: found.numpy().astype(np.float16) for block, found in encoded.items()}
     return (
         StudySet(
             study_ids=tuple(ids),

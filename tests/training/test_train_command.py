@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 from synthetic import ENCODER, FINDINGS, GRID, PATCH, WINDOWS, cohort, small_teacher
 
+from glint.cli.__main__ import main
 from glint.core.atomic import write_json
 from glint.core.errors import FingerprintError, InputError
 from glint.core.provenance import sha256_file
@@ -60,7 +61,12 @@ def write_inputs(root: Path) -> list[str]:
     write_teacher(root / "07")
     teacher = small_teacher()
     with write_cache(
-        features / "tokens.h5", study_ids=ids, layers=("0", "1"), grid=ENCODER.grid, width=ENCODER.width, fingerprint="f"
+        features / "tokens.h5",
+        study_ids=ids,
+        layers=("0", "1"),
+        grid=ENCODER.grid,
+        width=ENCODER.width,
+        fingerprint="f",
     ) as writer:
         for row, volume in enumerate(volumes):
             encoded = teacher.encode(torch.from_numpy(window_channels(volume, WINDOWS))[None], layers=(0, 1)).hidden
@@ -108,7 +114,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 @pytest.fixture(scope="module")
 def trained(inputs: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("trained")
-    subprocess.run(command(inputs, root / "glint", root / "state"), check=True, capture_output=True)
+    assert main(command(inputs, root / "glint", root / "state")[3:]) == 0
     return root / "glint"
 
 
@@ -146,7 +152,7 @@ def test_a_run_killed_with_9_ends_in_the_same_bytes(inputs: list[str], trained: 
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "glint").exists()
-    subprocess.run(again, check=True, capture_output=True)
+    assert main(again[3:]) == 0
     for name in ("model.safetensors", "curves.csv", "fingerprint.json"):
         assert sha256_file(tmp_path / "glint" / name) == sha256_file(trained / name), name
 
@@ -179,13 +185,10 @@ def test_a_damaged_or_foreign_checkpoint_is_refused_in_one_line(trained: Path, t
     ],
 )
 def test_a_wrong_configuration_stops_in_one_line(
-    inputs: list[str], tmp_path: Path, changes: dict[str, object], words: str
+    inputs: list[str], tmp_path: Path, changes: dict[str, object], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = subprocess.run(
-        command(inputs, tmp_path / "o", tmp_path / "s", **changes), check=False, capture_output=True, text=True
-    )
-    assert run.returncode == 1
-    assert words in run.stderr.splitlines()[-1]
+    assert main(command(inputs, tmp_path / "o", tmp_path / "s", **changes)[3:]) == 1
+    assert words in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_the_findings_of_the_cohort_are_validated(trained: Path) -> None:

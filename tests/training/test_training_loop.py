@@ -34,7 +34,13 @@ def short_run(state: Path, config: TrainConfig = SHORT, key: str = "k") -> Run:
     training, _ = study_set(12, teacher=small_teacher())
     validation, _ = study_set(8, seed=1)
     return train(
-        small_model(config, training), training, config=config, state=state, key=key, validation=validation, findings=tuple(FINDINGS)
+        small_model(config, training),
+        training,
+        config=config,
+        state=state,
+        key=key,
+        validation=validation,
+        findings=tuple(FINDINGS),
     )
 
 
@@ -70,7 +76,9 @@ def test_a_killed_run_ends_in_the_same_weights(
     assert_same(undisturbed, short_run(tmp_path))
 
 
-def test_sigterm_saves_and_asks_to_be_requeued(undisturbed: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sigterm_saves_and_asks_to_be_requeued(
+    undisturbed: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = loop.training_step
     calls = iter(range(100))
 
@@ -109,7 +117,9 @@ def test_a_drifting_block_is_warned_of_once(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_learning_rates_fall_with_depth_and_norms_do_not_decay(undisturbed: Run) -> None:
-    config = OptimizerConfig(encoder_learning_rate=1e-4, head_learning_rate=1e-3, scalar_learning_rate=0.1, layer_decay=0.5)
+    config = OptimizerConfig(
+        encoder_learning_rate=1e-4, head_learning_rate=1e-3, scalar_learning_rate=0.1, layer_decay=0.5
+    )
     names = [name for name, _ in undisturbed.model.named_parameters()]
     rates = {name: base_learning_rate(name, depth=2, config=config) for name in names}
     assert rates["student.encoder.blocks.1.attention.qkv.weight"] == pytest.approx(1e-4)
@@ -167,7 +177,6 @@ def test_planted_lesions_are_found_from_reports_alone(tmp_path: Path) -> None:
         batch_size=16,
         checkpoint_every=1000,
         validate_every=1000,
-        model=ModelConfig(value_width=32, gate_width=16),
         optimizer=OptimizerConfig(head_learning_rate=3e-3),
     )
     training, _ = study_set(64, teacher=small_teacher())

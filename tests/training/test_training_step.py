@@ -43,17 +43,13 @@ def loss_of(batch: Batch, studies: StudySet, arm: Arm = "glint") -> tuple[float,
 
 @pytest.mark.parametrize("arm", ["glint", "global_pooling"])
 def test_repeating_the_texts_leaves_the_loss_as_it_is(arm: Arm, batch: Batch, studies: StudySet) -> None:
-    twice = replace(
-        batch, sentences=batch.sentences * 2, relation_TB=torch.cat([batch.relation_TB, batch.relation_TB])
-    )
+    twice = replace(batch, sentences=batch.sentences * 2, relation_TB=torch.cat([batch.relation_TB, batch.relation_TB]))
     assert loss_of(twice, studies, arm)[0] == pytest.approx(loss_of(batch, studies, arm)[0], rel=1e-6)
 
 
 @pytest.mark.parametrize("arm", ["glint", "global_pooling"])
 @pytest.mark.parametrize("relation", [-1, 0, 1, 2])
-def test_one_sided_and_ignored_batches_stay_finite(
-    arm: Arm, relation: int, batch: Batch, studies: StudySet
-) -> None:
+def test_one_sided_and_ignored_batches_stay_finite(arm: Arm, relation: int, batch: Batch, studies: StudySet) -> None:
     one_sided = replace(batch, relation_TB=torch.full_like(batch.relation_TB, relation))
     total, _ = loss_of(one_sided, studies, arm)
     assert np.isfinite(total)

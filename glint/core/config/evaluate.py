@@ -51,7 +51,7 @@ class ProbeConfig(StageConfig):
         default=600, ge=1, description="training studies whose tokens are held in memory, a seeded draw beyond it"
     )
     max_patches: int = Field(
-        default=60000,
+        default=40000,
         ge=1,
         description="patches it is fitted on; all that hold a finding, the others drawn and weighted",
     )

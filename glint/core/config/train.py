@@ -44,7 +44,11 @@ class ModelConfig(StageConfig):
         default="residual", description="separate: <q,k> alone; shared: <t,v> alone; residual: a mix by rho"
     )
     rho: float = Field(default=0.5, ge=0, le=1, description="[rho] share of <t,v> in the gate, residual only")
-    scale_init: float = Field(default=10.0, gt=0, description="[alpha] first gate scale, learned as exp(a)")
+    scale_init: float = Field(
+        default=3.0,
+        gt=0,
+        description="[alpha] first gate scale, learned as exp(a); a large one shuts half the lesions' gates by chance, for good",
+    )
     scale_max: float = Field(default=50.0, gt=0, description="[alpha] upper limit of the gate scale")
     bias_init: float | None = Field(
         default=None, description="[b] first gate bias, then learned; null: -log of the number of patches"
@@ -109,9 +113,9 @@ class LossConfig(StageConfig):
 class OptimizerConfig(StageConfig):
     """AdamW with warm-up and cosine decay."""
 
-    head_learning_rate: float = Field(default=1e-3, gt=0, description="heads, gate, text projection, adapter blocks")
+    head_learning_rate: float = Field(default=2e-3, gt=0, description="heads, gate, text projection, adapter blocks")
     scalar_learning_rate: float = Field(
-        default=2e-2, gt=0, description="gate scale and bias, temperatures: single numbers that have far to go"
+        default=5e-2, gt=0, description="gate scale and bias, temperatures: single numbers that have far to go"
     )
     encoder_learning_rate: float = Field(default=1e-4, ge=0, description="last encoder block; 0 freezes the encoder")
     text_learning_rate: float = Field(default=1e-5, ge=0, description="sentence encoder, where it is trainable")

@@ -19,7 +19,7 @@ from glint.evaluation.maps import linear_weights, upsample_logits
 from glint.evaluation.measure import Cases, inside
 
 LUNG_WINDOW_HU = (-1350.0, 150.0)
-TRUTH_RGB, MASK_RGB = (0.0, 0.9, 1.0), (1.0, 0.9, 0.0)
+TRUTH_RGB, MASK_RGB = (0.0, 0.9, 1.0), (0.0, 0.0, 0.0)
 SCALE_MM, PIXELS_PER_MM, DPI = 50, 0.9, 100
 HEAD, GAP = 34, 8  # pixels above a panel and between panels
 PLANES = {"axial": 0, "coronal": 1, "sagittal": 2}

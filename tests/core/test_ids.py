@@ -38,7 +38,9 @@ def test_dates_move_by_whole_weeks_of_at_least_a_month_and_at_most_ten_years(pat
 
 
 def test_another_process_gives_the_same_pseudonyms():
-    script = "from glint.core.ids import Pseudonyms as P; p = P(bytes(range(32))); print(p.uid('1.2.3'), p.patient_id('A'))"
+    script = (
+        "from glint.core.ids import Pseudonyms as P; p = P(bytes(range(32))); print(p.uid('1.2.3'), p.patient_id('A'))"
+    )
     printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     assert printed == [Pseudonyms(KEY).uid("1.2.3"), Pseudonyms(KEY).patient_id("A")]
 

@@ -21,7 +21,9 @@ def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]
 
 def planned(run: subprocess.CompletedProcess[str]) -> dict[str, int]:
     assert run.returncode == 0, run.stdout + run.stderr
-    return {name: int(count) for name, count in re.findall(r"^([a-z_]+) +(\d+)$", run.stdout + run.stderr, re.MULTILINE)}
+    return {
+        name: int(count) for name, count in re.findall(r"^([a-z_]+) +(\d+)$", run.stdout + run.stderr, re.MULTILINE)
+    }
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -52,7 +54,9 @@ def finished(tmp_path_factory) -> Path:
 
 
 def test_a_finished_workspace_has_nothing_to_do(finished):
-    assert "Nothing to be done" in (lambda run: run.stdout + run.stderr)(snakemake(finished, "--dry-run", "evaluate_ct"))
+    assert "Nothing to be done" in (lambda run: run.stdout + run.stderr)(
+        snakemake(finished, "--dry-run", "evaluate_ct")
+    )
 
 
 def test_a_changed_parameter_reruns_its_stage_and_what_follows_only(finished):

@@ -1,13 +1,3 @@
-def raw_images(wildcards):
-    """The raw folders; for the demo, the file that is written when its folder is whole."""
-    folders = section("index", wildcards.modality).raw_dirs
-    demo = f"restricted/{wildcards.modality}/00_demo"
-    return [
-        f"{demo}/summary.json" if folder.startswith(demo) else folder
-        for folder in folders
-    ]
-
-
 rule index_images:
     """Raw DICOM folders -> studies, series, instances and what is quarantined, by header alone."""
     input:

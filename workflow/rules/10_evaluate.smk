@@ -1,14 +1,7 @@
-def truth_marker(wildcards):
-    """The truth folder; for the demo, the file that names its findings."""
-    folder = section("evaluate", wildcards.modality).truth_dir
-    demo = f"restricted/{wildcards.modality}/00_demo"
-    return f"{folder}/findings.json" if folder.startswith(demo) else folder
-
-
 rule evaluate_truth:
     """Masks drawn on the scans -> the model's grid, named by pseudonym. No stage below may read them."""
     input:
-        truth=truth_marker,
+        truth=drawn_masks,
         split="results/{modality}/06_split/manifest.parquet",
         resampled=per_shard("results/{modality}/04_resample/{shard}/manifest.parquet"),
     output:

@@ -161,7 +161,7 @@ def test_without_options_dates_and_characteristics_go(tmp_path: Path) -> None:
     write_ct_series(tmp_path / "raw", num_slices=2)
     config = {"retain_modified_dates": False, "retain_patient_characteristics": False}
     dataset = pydicom.dcmread(written(deidentify(tmp_path, tmp_path / "raw", config))[0])
-    assert dataset.StudyDate == "" and dataset.StudyTime == ""  # noqa: PT018
+    assert dataset.StudyDate == "" and dataset.StudyTime == ""
     assert "PatientAge" not in dataset
     assert dataset.get("PatientSex", "") == ""
     assert dataset.LongitudinalTemporalInformationModified == "REMOVED"

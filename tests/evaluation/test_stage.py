@@ -13,11 +13,16 @@ from evaluation_cohort import fake_tokens, load_fake, write_cohort
 
 from glint.core.config.evaluate import EvaluateConfig
 from glint.core.errors import FingerprintError, InputError
-from glint.evaluation.arms import check_made_from
-from glint.evaluation.stage import evaluate_models, with_pictures, write_evaluation
+from glint.evaluation.arms import check_made_from, load_arm
+from glint.evaluation.cohort import read_cohort
+from glint.evaluation.maps import upsample_logits
+from glint.evaluation.report import render_report
+from glint.evaluation.stage import ask_arms, evaluate_models, with_pictures, write_evaluation
 from glint.evaluation.terminal import print_summary
+from glint.evaluation.zero_shot import Prompts
 from glint.formats.checkpoint import Checkpoint, write_checkpoint
 from glint.formats.manifest import manifest_frame, read_manifest, write_manifest
+from glint.metrics.segmentation import dice_score
 
 CONFIG = EvaluateConfig(resamples=200, foreign_checkpoint=True)
 
@@ -90,11 +95,35 @@ def test_thresholds_that_saw_more_are_never_worse(evaluated):
     assert set(evaluation.summary.calibrated_logit) == set(evaluation.cases.arms)
 
 
+def test_the_calibrated_threshold_is_the_best_one_on_validation_masks(inputs, evaluated):
+    evaluation, _ = evaluated
+    studies = read_cohort(
+        resampled=inputs.resampled, split=inputs.split, truth=inputs.truth, features=inputs.features
+    ).studies["validation"]
+    arm = load_fake(inputs.checkpoints[0])
+    answers = ask_arms({"glint": arm}, studies, evaluation.prompts, CONFIG)["glint"]
+    levels = evaluation.cases.arms["glint"].thresholds
+    dice_FK = []
+    for row in range(2):
+        dice_BK = []
+        for column, study in enumerate(studies):
+            mask = (study.bits() >> row & 1).astype(bool)[:16]
+            heat = upsample_logits(answers.logits_FBP[row : row + 1, column], arm.grid, arm.volume_zyx)[0, :16]
+            if mask.any():
+                dice_BK.append([dice_score(heat > levels.value(k), mask) for k in range(levels.num)])
+        dice_FK.append(np.mean(dice_BK, axis=0))
+    dice = np.mean(dice_FK, axis=0)
+    chosen = round((evaluation.summary.calibrated_logit["glint"] - levels.lowest) / levels.step)
+    assert dice[chosen] == pytest.approx(max(dice), abs=2e-3)
+
+
 def test_estimates_lie_in_their_intervals_and_macro_is_the_mean_of_the_findings(evaluated):
     evaluation, _ = evaluated
     for one in evaluation.summary.estimates:
         assert not one.low > one.value + 1e-9, one
         assert not one.high < one.value - 1e-9, one
+    spread = evaluation.summary.find("glint", "dice_fixed", "mass")
+    assert spread.low < spread.value < spread.high
     values = [evaluation.summary.find("probe", "dice_fixed", finding).value for finding in evaluation.findings]
     assert macro(evaluation, "probe", "dice_fixed") == pytest.approx(np.mean(values))
 
@@ -180,6 +209,15 @@ def test_the_report_is_one_whole_file_that_asks_for_nothing_else(written):
         assert shown in text
 
 
+def test_words_of_a_prompt_are_shown_as_words(evaluated):
+    evaluation, _ = evaluated
+    prompts = Prompts(positive_FT=(("<b>mass & co</b>",), ("e",)), negative_FT=(("n",), ("m",)))
+    images = {"bars": b"", "roc": b"", "curves": None}
+    text = render_report(dataclasses.replace(evaluation, prompts=prompts, images=images))
+    assert "&lt;b&gt;mass &amp; co&lt;/b&gt;" in text
+    assert "<b>mass" not in text
+
+
 def test_every_picture_is_a_png_and_every_finding_has_its_overlay(written):
     _, out = written
     names = {path.name for path in (out / "figures").iterdir()}
@@ -220,3 +258,10 @@ def test_a_checkpoint_of_another_split_is_refused_with_both_sides_named(inputs, 
     with pytest.raises(FingerprintError, match="trained on split 000000000000, measured with"):
         check_made_from(tmp_path / "glint", inputs.digests())
     check_made_from(tmp_path / "glint", {"resampled": made_from["resampled"]})
+
+
+def test_a_checkpoint_that_does_not_say_its_windows_is_refused(tmp_path):
+    tensors = {"x": torch.zeros(1)}
+    write_checkpoint(tmp_path / "glint", Checkpoint(tensors=tensors, config={}, fingerprint={}, text_encoder={}))
+    with pytest.raises(InputError, match=r"input\.windows"):
+        load_arm(tmp_path / "glint")

@@ -1,8 +1,11 @@
 """Every public target plans its jobs from nothing and from empty files; bad configuration stops before that."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,10 +16,12 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 TARGETS = [f"{command}_ct" for command in COMMANDS]
 
 
-def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def snakemake(
+    folder: Path, *arguments: str, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "workflow" / "Snakefile")]
     command += ["--directory", str(folder), "--cores", "2", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
 def planned(run: subprocess.CompletedProcess[str]) -> dict[str, int]:
@@ -42,28 +47,59 @@ def test_the_plan_is_a_job_per_shard_never_a_job_per_study(tmp_path):
 def finished(tmp_path_factory) -> Path:
     """A workspace in which every output exists, empty, as if all stages had run."""
     folder = tmp_path_factory.mktemp("finished")
-    run = snakemake(folder, "--touch", "--forceall", "evaluate_ct")
-    plan = snakemake(folder, "--dry-run", "--forceall", "--verbose", "evaluate_ct")
-    assert plan.returncode == 0, run.stderr
-    for line in snakemake(folder, "--dry-run", "--forceall", "--summary", "evaluate_ct").stdout.splitlines()[1:]:
-        path = folder / line.split("\t")[0]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    assert snakemake(folder, "--touch", "--forceall", "evaluate_ct").returncode == 0
+    summary = snakemake(folder, "--summary", "--forceall", "evaluate_ct")
+    assert summary.returncode == 0, summary.stderr
+    outputs = [line.split("\t")[0] for line in summary.stdout.splitlines()[1:]]
+    assert len(outputs) >= 40
+    for output in outputs:
+        (folder / output).parent.mkdir(parents=True, exist_ok=True)
+        (folder / output).touch()
+    touched = snakemake(folder, "--touch", "--forceall", "evaluate_ct")
+    assert touched.returncode == 0, touched.stderr
     return folder
 
 
 def test_a_finished_workspace_has_nothing_to_do(finished):
-    assert "Nothing to be done" in (lambda run: run.stdout + run.stderr)(
-        snakemake(finished, "--dry-run", "evaluate_ct")
-    )
+    run = snakemake(finished, "--dry-run", "evaluate_ct")
+    assert "Nothing to be done" in run.stdout + run.stderr
 
 
 def test_a_changed_parameter_reruns_its_stage_and_what_follows_only(finished):
     jobs = planned(snakemake(finished, "--dry-run", "--config", 'evaluate={"ct":{"seed":99}}', "--", "evaluate_ct"))
     assert "train" not in jobs and "features" not in jobs and jobs["evaluate_models"] == 1
-    jobs = planned(snakemake(finished, "--dry-run", "--config", 'resample={"ct":{"hu_max":2000}}', "--", "evaluate_ct"))
+    jobs = planned(
+        snakemake(finished, "--dry-run", "--config", 'resample={"ct":{"pad_hu":-1023}}', "--", "evaluate_ct")
+    )
     assert jobs["resample"] >= 1 and "convert" not in jobs and "deidentify_images" not in jobs and jobs["train"] == 2
+
+
+def test_an_edit_of_the_resampling_code_reruns_stage_four_and_what_follows_not_two(finished, tmp_path):
+    shutil.copytree(REPOSITORY / "glint", tmp_path / "glint", ignore=shutil.ignore_patterns("__pycache__"))
+    with (tmp_path / "glint" / "prepare" / "resample.py").open("a") as source:
+        source.write("# edited\n")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    jobs = planned(snakemake(finished, "--dry-run", "evaluate_ct", environment=environment))
+    assert jobs["resample"] >= 1 and jobs["features"] >= 1 and jobs["train"] == 2
+    assert not {
+        "demo",
+        "index_images",
+        "deidentify_images",
+        "deidentify_reports",
+        "convert",
+        "sections",
+        "split",
+    } & set(jobs)
+
+
+def test_a_corrected_report_reruns_the_path_of_reports_and_no_image_stage(finished):
+    """Last of this workspace: the table stays changed."""
+    table = finished / "restricted" / "ct" / "00_demo" / "reports.csv"
+    time.sleep(0.1)
+    table.write_text("accession_number,report\nA1,corrected\n")
+    jobs = planned(snakemake(finished, "--dry-run", "evaluate_ct"))
+    assert {"index_reports", "deidentify_reports", "sections", "train", "evaluate_models"} <= set(jobs)
+    images = {"demo", "index_images", "deidentify_images", "convert", "resample", "split", "teacher", "features"}
+    assert not images & set(jobs)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ def snakemake(
 ) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "workflow" / "Snakefile")]
     command += ["--directory", str(folder), "--cores", "2", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=folder)
 
 
 def planned(run: subprocess.CompletedProcess[str]) -> dict[str, int]:

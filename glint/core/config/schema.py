@@ -98,9 +98,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Values given on the command line: Snakemake hands the leaves of a nested mapping over as text."""
+    """Values given on the command line: Snakemake hands the leaves of nested values over as text."""
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
     return yaml.load(value, _Loader) if isinstance(value, str) else value
 
 

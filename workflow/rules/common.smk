@@ -48,3 +48,20 @@ def drawn_masks(wildcards):
     folder = section("evaluate", wildcards.modality).truth_dir
     demo = f"restricted/{wildcards.modality}/00_demo"
     return f"{folder}/findings.json" if folder.startswith(demo) else folder
+
+
+OWNER = Path(".snakemake/owner")
+
+
+def drop_stale_lock():
+    """Remove the lock of a killed run: its process, noted when it started on this host, is gone.
+
+    A lock of a living run, or of a run on another host, stays and Snakemake refuses as usual.
+    """
+    if not OWNER.is_file():
+        return
+    host, pid = OWNER.read_text().split()
+    if host == socket.gethostname() and not Path(f"/proc/{pid}").exists():
+        for lock in Path(".snakemake/locks").glob("*.lock"):
+            lock.unlink(missing_ok=True)
+        OWNER.unlink(missing_ok=True)

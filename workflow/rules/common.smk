@@ -61,7 +61,11 @@ def drop_stale_lock():
     if not OWNER.is_file():
         return
     host, pid = OWNER.read_text().split()
-    if host == socket.gethostname() and not Path(f"/proc/{pid}").exists():
+    if host != socket.gethostname():
+        return
+    try:
+        os.kill(int(pid), 0)  # signal 0 asks whether the process exists
+    except ProcessLookupError:
         for lock in Path(".snakemake/locks").glob("*.lock"):
             lock.unlink(missing_ok=True)
         OWNER.unlink(missing_ok=True)

@@ -45,6 +45,7 @@ def test_a_value_from_the_command_line_arrives_with_its_type():
         ({"convert": {"ct": {"min_slice": 3}}}, "convert.ct.min_slice"),
         ({"split": {"train": "most"}}, "split.train"),
         ({"cohort": "nowhere"}, "nowhere.yaml: no such configuration file"),
+        ({"index": {"ct": {"raw_dirs": ["/pacs/export"]}}}, "the demo's key but index.ct.raw_dirs"),
         ({"resample": {"ct": {"grid": [57, 56, 72]}}}, "no multiple of teacher.ct.encoder.patch"),
     ],
 )

@@ -55,6 +55,13 @@ class Config(StageConfig):
     @model_validator(mode="after")
     def _combinations(self) -> "Config":
         for modality in MODALITIES:
+            own = [path for path in getattr(self.index, modality).raw_dirs if "/00_demo/" not in path]
+            if own and "/00_demo/" in (self.deidentify.key_file or ""):
+                # The demo's key follows from its public seed: whoever knows it can undo the pseudonyms.
+                raise ValueError(
+                    f"deidentify.key_file is the demo's key but index.{modality}.raw_dirs {own} is not the demo: "
+                    "remove key_file and set GLINT_DEID_KEY_FILE to a key of your own"
+                )
             grid = getattr(self.resample, modality).grid
             patch = getattr(self.teacher, modality).encoder.patch
             if any(size % edge for size, edge in zip(grid, patch, strict=True)):

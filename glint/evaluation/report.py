@@ -166,6 +166,12 @@ def _differences(evaluation: Evaluation) -> list[dict[str, str]]:
     ]
 
 
+MAPS = {
+    "likelihood": "gate logits without the learned bias (where the sentence fits better than it fits a patch at large)",
+    "posterior": "gate logits",
+}
+
+
 def rules_text(evaluation: Evaluation) -> list[str]:
     """How scores and masks are read out, threshold by threshold."""
     config = evaluation.config
@@ -173,10 +179,10 @@ def rules_text(evaluation: Evaluation) -> list[str]:
     pooled = ", ".join(f"{words(name)} {num}" for name, num in evaluation.pooled.items())
     lines = [
         "Score of a finding: the positive prompt's; contrast: positive minus negative prompt. Templates are averaged.",
-        f"Mask at the fixed threshold: gate logits interpolated trilinearly to the voxels, sigmoid(z + c) above 0.5 with c = "
-        f"{config.mask_offset:g}. No mask chose it.",
-        "Global pooling's map is its own calibrated answer asked of each patch, sigmoid(scale * cosine + bias), with the scale "
-        "and bias that it learned for whole volumes. It is the fairest rule that needs no mask.",
+        f"Mask at the fixed threshold: {MAPS[config.mask_rule]} interpolated trilinearly to the voxels, sigmoid(map + c) above "
+        f"0.5 with c = {config.mask_offset:g}. No mask chose it.",
+        "Global pooling's map is its own calibrated answer asked of each patch, scale * cosine + bias, with the scale and bias "
+        "that it learned for whole volumes, read by the same rule.",
         f"Withdrawn masks: emptied where the gate mass is below {config.empty_below_mass:g} patches or the negative prompt fits better.",
         "Chance: AUROC 0.5; pointing, the share of the body that the mask fills; Dice, the whole body called the finding.",
     ]

@@ -166,6 +166,7 @@ def ask_arms(
             windows=arm.windows,
             weight_BP=valid_of(studies, arm).astype(np.float32),
             batch_size=config.batch_size,
+            mask_rule=config.mask_rule,
             description=f"zero-shot {name}",
         )
         for name, arm in arms.items()

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from glint.prepare.resample import window_channels
 
 Floats = NDArray[np.float32]
 Grid = tuple[int, int, int]
+MaskRule = Literal["likelihood", "posterior"]
 
 
 class AsksVolumes(Protocol):
@@ -29,7 +30,8 @@ class AsksVolumes(Protocol):
         ...
 
     def score(self, tokens: Any, queries: Any, patch_weight_BP: Any) -> Any:
-        """score_TB, gate_logits_TBP (T, B, P) and gate_mass_TB of T sentences on B volumes, as `glint.model.alignment.Alignment`."""
+        """score_TB, gate_logits_TBP (T, B, P), gate_mass_TB and bias of T sentences on B volumes, as
+        `glint.model.alignment.Alignment`."""
         ...
 
 
@@ -75,6 +77,7 @@ def ask_model(
     windows: Sequence[tuple[float, float]],
     weight_BP: Floats,
     batch_size: int,
+    mask_rule: MaskRule = "likelihood",
     description: str = "zero-shot",
 ) -> Answers:
     """Score every finding on every study; templates of an ensemble are averaged, scores and logits alike.
@@ -84,6 +87,9 @@ def ask_model(
         grid: Patches along (z, y, x).
         windows: HU (low, high) of each input channel.
         weight_BP: c_p of every patch, 0 for padding.
+        mask_rule: Whether the map keeps the learned bias. By Bayes' rule logit = bias + log-likelihood ratio; once the
+            sentence is taken as said of this volume, the odds of a patch no longer are those of a patch drawn blindly,
+            and the ratio alone tells lesion from surroundings.
     """
     import torch
 
@@ -99,7 +105,7 @@ def ask_model(
             weight = torch.from_numpy(weight_BP[start : start + batch_size])
             tokens = model.encode_volume(torch.from_numpy(channels))
             aligned = model.score(tokens, queries, weight)
-            parts.append(_ensembled(aligned, num_findings, num_positive))
+            parts.append(_ensembled(aligned, num_findings, num_positive, mask_rule))
     score_FB, denied_FB, mass_FB = (np.concatenate([part[i] for part in parts], axis=1) for i in range(3))
     logits_FBP = extend_over_padding(np.concatenate([part[3] for part in parts], axis=1), weight_BP > 0, grid)
     return Answers(
@@ -107,9 +113,12 @@ def ask_model(
     )
 
 
-def _ensembled(aligned: Any, num_findings: int, num_positive: int) -> tuple[Floats, Floats, Floats, Floats]:
+def _ensembled(
+    aligned: Any, num_findings: int, num_positive: int, mask_rule: MaskRule
+) -> tuple[Floats, Floats, Floats, Floats]:
     """Means over templates: score of the positive and of the negative prompts, mass and logits of the positive ones."""
     cut = num_findings * num_positive
+    map_TBP = aligned.gate_logits_TBP - (aligned.bias if mask_rule == "likelihood" else 0)
 
     def mean(tensor: Any) -> Floats:
         array = tensor.float().cpu().numpy()
@@ -119,5 +128,5 @@ def _ensembled(aligned: Any, num_findings: int, num_positive: int) -> tuple[Floa
         mean(aligned.score_TB[:cut]),
         mean(aligned.score_TB[cut:]),
         mean(aligned.gate_mass_TB[:cut]),
-        mean(aligned.gate_logits_TBP[:cut]),
+        mean(map_TBP[:cut]),
     )

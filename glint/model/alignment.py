@@ -16,13 +16,15 @@ SMALLEST_MASS = 1e-12
 class Alignment:
     """What a model says of T sentences on B volumes of P patches.
 
-    `score_TB`: cosine in [-1, 1], ranks volumes for a sentence. `gate_logits_TBP`: the map; 0 is the threshold.
+    `score_TB`: cosine in [-1, 1], ranks volumes for a sentence. `gate_logits_TBP`: log-odds that a patch shows it.
+    `bias`: the part of those log-odds that belongs to any patch before it is looked at; the rest is what the patch says.
     `gate_mass_TB`: evidence in reference patches; below the null weight a mask should be empty.
     """
 
     score_TB: Tensor
     gate_logits_TBP: Tensor
     gate_mass_TB: Tensor
+    bias: Tensor
 
 
 def pool_evidence(
@@ -33,6 +35,7 @@ def pool_evidence(
     null_D: Tensor,
     *,
     null_weight: float,
+    bias: Tensor,
 ) -> Alignment:
     """Score every sentence on every volume, in float32.
 
@@ -42,6 +45,7 @@ def pool_evidence(
 
     `patch_weight_BP` is c_p: 0 for invalid patches, else the physical patch size over the reference size. With all gates
     closed u is n0, so the score is finite and belongs to the sentence. `null_weight` 0 is the ablation without slot.
+    `bias` is the gate's b, already inside the logits.
     """
     value_BPD, text_TD = at_least_float32(tokens.value_BPD), at_least_float32(queries.text_TD)
     evidence_TBP = patch_weight_BP[None] * torch.sigmoid(gate_logits_TBP)
@@ -49,7 +53,7 @@ def pool_evidence(
     gathered_TBD = torch.einsum("tbp,bpd->tbd", evidence_TBP, value_BPD) + null_weight * unit(null_D)
     pooled_TBD = gathered_TBD / (mass_TB + null_weight).clamp_min(SMALLEST_MASS)[..., None]
     score_TB = torch.einsum("td,tbd->tb", text_TD, unit(pooled_TBD))
-    return Alignment(score_TB=score_TB, gate_logits_TBP=gate_logits_TBP, gate_mass_TB=mass_TB)
+    return Alignment(score_TB=score_TB, gate_logits_TBP=gate_logits_TBP, gate_mass_TB=mass_TB, bias=bias)
 
 
 def global_alignment(
@@ -65,7 +69,7 @@ def global_alignment(
     mass_TB = (patch_weight_BP[None] * torch.sigmoid(logits_TBP)).sum(dim=-1)
     pooled_BD = torch.einsum("bp,bpd->bd", patch_weight_BP, at_least_float32(tokens.projected_BPD))
     score_TB = text_TD @ unit(pooled_BD).T
-    return Alignment(score_TB=score_TB, gate_logits_TBP=logits_TBP, gate_mass_TB=mass_TB)
+    return Alignment(score_TB=score_TB, gate_logits_TBP=logits_TBP, gate_mass_TB=mass_TB, bias=bias)
 
 
 def valid_patches(

@@ -103,5 +103,11 @@ class Glint(nn.Module):
             return global_alignment(queries, tokens, weight_BP, scale=self.sigmoid_scale, bias=self.sigmoid_bias)
         logits_TBP = self.gate(queries, tokens)
         return pool_evidence(
-            logits_TBP, queries, tokens, weight_BP, self.null_D, null_weight=self.config.model.null_weight
+            logits_TBP,
+            queries,
+            tokens,
+            weight_BP,
+            self.null_D,
+            null_weight=self.config.model.null_weight,
+            bias=self.gate.bias,
         )

@@ -90,6 +90,7 @@ class Aligned:
     score_TB: torch.Tensor
     gate_logits_TBP: torch.Tensor
     gate_mass_TB: torch.Tensor
+    bias: torch.Tensor
 
 
 class BrightnessModel:
@@ -116,7 +117,7 @@ class BrightnessModel:
         logits_TBP = torch.stack(logits)
         held = torch.where(patch_weight_BP > 0, logits_TBP, -torch.inf)
         mass = (patch_weight_BP * torch.sigmoid(logits_TBP)).sum(-1)
-        return Aligned(held.max(-1).values, logits_TBP, mass)
+        return Aligned(held.max(-1).values, logits_TBP, mass, torch.tensor(0.0))
 
 
 def load_fake(folder: Path) -> LoadedArm:

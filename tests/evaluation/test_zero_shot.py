@@ -37,11 +37,13 @@ def test_a_template_without_the_finding_is_refused(template):
 class Counting(BrightnessModel):
     """Score and map say which sentence was asked about which volume."""
 
+    bias = 0.0
+
     def score(self, tokens, queries, patch_weight_BP):
         number = torch.tensor([float(len(sentence)) for sentence in queries])[:, None]
         brightness = tokens.mean(dim=1)[None]
         logits = (number + brightness)[..., None] * torch.arange(1.0, 37.0)
-        return Aligned(number + brightness, logits, number * brightness)
+        return Aligned(number + brightness, logits, number * brightness, torch.tensor(self.bias))
 
 
 def studies_of(tmp_path):
@@ -67,6 +69,19 @@ def test_an_ensemble_is_the_mean_of_its_templates_whatever_the_batch(tmp_path, b
     np.testing.assert_allclose(answers.contrast_FB, np.broadcast_to(1.5 - 4, answers.score_FB.shape), rtol=1e-4)
     np.testing.assert_allclose(answers.mass_FB, (length + 1.5) * brightness, rtol=1e-5)
     np.testing.assert_allclose(answers.logits_FBP[..., 35], 36 * (length + 1.5 + brightness), rtol=1e-5)
+
+
+def test_the_likelihood_map_leaves_out_the_bias_and_the_posterior_map_keeps_it(tmp_path):
+    studies = studies_of(tmp_path)
+    model = Counting()
+    model.bias = -6.5
+    prompts = make_prompts(["mass"], PromptConfig(positive=("{finding}",), negative=("no {finding}",)))
+    asked = {"grid": GRID, "windows": WINDOWS, "batch_size": 4, "weight_BP": np.ones((len(studies), 36), np.float32)}
+    likelihood = ask_model(model, studies, prompts, mask_rule="likelihood", **asked)
+    posterior = ask_model(model, studies, prompts, mask_rule="posterior", **asked)
+    np.testing.assert_allclose(likelihood.logits_FBP - posterior.logits_FBP, 6.5, rtol=1e-5)
+    np.testing.assert_array_equal(likelihood.score_FB, posterior.score_FB)
+    np.testing.assert_array_equal(likelihood.mass_FB, posterior.mass_FB)
 
 
 def test_what_the_model_says_of_padding_does_not_reach_the_scan(tmp_path):

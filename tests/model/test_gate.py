@@ -32,7 +32,7 @@ def align(
         queries, tokens, scale=torch.tensor(7.0, dtype=dtype), bias=torch.tensor(bias, dtype=dtype), rho=0.3
     )
     null_D = torch.arange(1, D + 1, dtype=dtype)
-    return pool_evidence(logits, queries, tokens, weight_BP, null_D, null_weight=null_weight)
+    return pool_evidence(logits, queries, tokens, weight_BP, null_D, null_weight=null_weight, bias=torch.tensor(0.0))
 
 
 @pytest.mark.parametrize("space", ["separate", "shared", "residual"])
@@ -44,7 +44,15 @@ def test_gate_and_score_equal_the_equations(space: str) -> None:
     logits = gate_logits(
         queries, tokens, scale=torch.tensor(alpha).double(), bias=torch.tensor(bias).double(), rho=RHO[space]
     )
-    found = pool_evidence(logits, queries, tokens, torch.from_numpy(weight), torch.from_numpy(null), null_weight=mu)
+    found = pool_evidence(
+        logits,
+        queries,
+        tokens,
+        torch.from_numpy(weight),
+        torch.from_numpy(null),
+        null_weight=mu,
+        bias=torch.tensor(0.0),
+    )
     t, q = queries.text_TD.numpy(), queries.gate_TG.numpy()
     v, k = tokens.value_BPD.numpy(), tokens.gate_BPG.numpy()
     for a in range(T):
@@ -70,7 +78,7 @@ def test_gradients_are_right_in_double_precision() -> None:
         asked = TextQueries(text_TD=unit(text), gate_TG=unit(query))
         seen = PatchTokens(value_BPD=unit(value), gate_BPG=unit(key), projected_BPD=value, hidden={})
         logits = gate_logits(asked, seen, scale=scale, bias=bias, rho=0.5)
-        found = pool_evidence(logits, asked, seen, weight_BP, null, null_weight=1.0)
+        found = pool_evidence(logits, asked, seen, weight_BP, null, null_weight=1.0, bias=torch.tensor(0.0))
         return torch.stack([found.score_TB, found.gate_mass_TB])
 
     arguments = [

@@ -58,4 +58,7 @@ def test_both_arms_answer_with_the_same_fields(arm: Arm) -> None:
     )
     assert found.score_TB.shape == found.gate_mass_TB.shape == (3, 2)
     assert found.gate_logits_TBP.shape == (3, 2, 12)
+    scale = model.gate.scale if arm == "glint" else model.sigmoid_scale
+    cosine_TBP = (found.gate_logits_TBP - found.bias) / scale
+    assert cosine_TBP.abs().max() <= 1 + 1e-6
     assert found.score_TB.abs().max() <= 1 + 1e-6

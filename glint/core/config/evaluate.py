@@ -88,8 +88,13 @@ class EvaluateConfig(StageConfig):
     )
     split: Literal["test", "validation"] = Field(default="test", description="split that is measured")
     prompts: PromptConfig = Field(default=PromptConfig(), description="sentences asked for every finding")
+    mask_rule: Literal["likelihood", "posterior"] = Field(
+        default="likelihood",
+        description="logit of the map: likelihood leaves out the learned bias, the odds of any patch before it is looked at, so "
+        "a mask says where and the score says whether; posterior keeps it, and opens what is likelier there than not",
+    )
     mask_offset: float = Field(
-        default=0.0, description="[c] logit added before the fixed threshold of 0.5; 0 is as trained, and uses no mask"
+        default=0.0, description="[c] logit added to the map before the fixed threshold of 0.5; 0 is as trained, and uses no mask"
     )
     empty_below_mass: float = Field(
         default=1.0,

@@ -87,6 +87,21 @@ def read_manifest(path: Path | str, schema: str) -> pl.DataFrame:
     return frame
 
 
+def write_manifest_if_changed(path: Path | str, frame: pl.DataFrame, schema: str) -> bool:
+    """Write `frame` unless the file holds it already: an equal table keeps its bytes and its time, so nothing looks stale.
+
+    Returns whether the file was written.
+    """
+    try:
+        if read_manifest(path, schema).equals(frame):
+            return False
+    except InputError:
+        pass
+    Path(path).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write_manifest(path, frame, schema)
+    return True
+
+
 def read_manifests(paths: list[Path] | list[str], schema: str) -> pl.DataFrame:
     """All rows of several manifests, in the order given, with the folder each `path` column is relative to.
 

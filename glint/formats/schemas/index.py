@@ -3,6 +3,7 @@
 import polars as pl
 
 _NAMES = pl.List(pl.String)
+_NUMBERS = pl.List(pl.Float64)
 
 SCHEMAS = {
     "index_instances": {
@@ -60,6 +61,45 @@ SCHEMAS = {
         "identifiers": _NAMES,
         "status": pl.String,
         "reason": pl.String,
+    },
+    "index_headers": {
+        "stamp": pl.UInt64,
+        "source": pl.String,
+        "state": pl.String,
+        "file_size": pl.Int64,
+        "header_digest": pl.String,
+        "sop_class_uid": pl.String,
+        "sop_instance_uid": pl.String,
+        "series_uid": pl.String,
+        "study_uid": pl.String,
+        "modality": pl.String,
+        "image_type": _NAMES,
+        "series_description": pl.String,
+        "body_part": pl.String,
+        "kernel": pl.String,
+        "burned_in": pl.String,
+        "transfer_syntax": pl.String,
+        "instance_number": pl.Int64,
+        "acquisition_number": pl.Int64,
+        "rows": pl.Int64,
+        "columns": pl.Int64,
+        "num_frames": pl.Int64,
+        "position": _NUMBERS,
+        "orientation": _NUMBERS,
+        "pixel_spacing": _NUMBERS,
+        "pixels": pl.String,
+        "raw_patient_id": pl.String,
+        "accession": pl.String,
+        "patient_names": _NAMES,
+        "other_persons": _NAMES,
+        "identifiers": _NAMES,
+        "institutions": _NAMES,
+        "birth_date": pl.String,
+        "study_dates": _NAMES,
+    },
+    "index_contents": {
+        "stamp": pl.UInt64,
+        "sha256": pl.String,
     },
     "index_quarantine": {
         "level": pl.String,

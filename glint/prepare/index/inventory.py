@@ -1,19 +1,19 @@
 """From headers to the tables of instances, series and studies, with a reason for all that is set aside."""
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from glint.core.ids import Pseudonyms
-from glint.core.provenance import sha256_file
 from glint.formats.dicom import InstanceHeader
+from glint.formats.header_cache import HEADER, OTHER, source_path
 from glint.formats.manifest import manifest_frame
 from glint.prepare.index.classify import SeriesVerdict, classify_series
-from glint.prepare.index.scan import Scan
-from glint.prepare.index.shards import assign_shards
+from glint.prepare.index.suspects import Suspects
 
 Row = dict[str, Any]
 Groups = dict[str, list[InstanceHeader]]
@@ -27,36 +27,6 @@ class Inventory:
     series: pl.DataFrame
     studies: pl.DataFrame
     quarantine: pl.DataFrame
-
-
-def _missing_uid(header: InstanceHeader) -> str | None:
-    for name, value in (
-        ("series_uid", header.series_uid),
-        ("study_uid", header.study_uid),
-        ("sop_instance_uid", header.sop_instance_uid),
-        ("sop_class_uid", header.sop_class_uid),
-    ):
-        if not value:
-            return f"missing_{name}"
-    return None
-
-
-def _duplicates(headers: Sequence[InstanceHeader]) -> tuple[dict[str, str], set[str]]:
-    """Copies to drop (file → reason) and series UIDs in which one SOP Instance UID stands for different files."""
-    by_uid: dict[str, list[InstanceHeader]] = defaultdict(list)
-    for header in headers:
-        by_uid[header.sop_instance_uid].append(header)
-    dropped: dict[str, str] = {}
-    conflicts: set[str] = set()
-    for group in by_uid.values():
-        if len(group) == 1:
-            continue
-        same_size = len({header.file_size for header in group}) == 1
-        if same_size and len({sha256_file(header.file) for header in group}) == 1:
-            dropped.update((header.file, "duplicate") for header in group[1:])
-        else:
-            conflicts.update(header.series_uid for header in group)
-    return dropped, conflicts
 
 
 def patient_key(header: InstanceHeader) -> str:
@@ -131,35 +101,27 @@ def _grouped(headers: Iterable[InstanceHeader], key: Callable[[InstanceHeader], 
     return dict(groups)
 
 
-@dataclass(frozen=True)
-class _Suspects:
-    """What looking across files has found: copies to drop, series in conflict, series claimed by two studies."""
-
-    copies: Mapping[str, str]
-    conflicts: Collection[str]
-    split_series: Collection[str]
-    non_chest_body_parts: Collection[str]
-
-    def verdict(self, series_uid: str, headers: Sequence[InstanceHeader], several_patients: bool) -> SeriesVerdict:
-        """The verdict on a series from its own headers, then from what is known about its neighbours."""
-        originals = [header for header in headers if header.file not in self.copies]
-        verdict = classify_series(originals, non_chest_body_parts=self.non_chest_body_parts)
-        checks = (
-            (several_patients, "several_patients"),
-            (series_uid in self.conflicts, "conflicting_duplicates"),
-            (series_uid in self.split_series, "series_in_several_studies"),
-        )
-        reason = verdict.reason or next((name for found, name in checks if found), None)
-        return replace(verdict, reason=reason)
-
-
-def _split_series(headers: Iterable[InstanceHeader]) -> set[str]:
-    claims = Counter(series for series, _ in {(header.series_uid, header.study_uid) for header in headers})
-    return {series for series, count in claims.items() if count > 1}
+def _verdict(
+    series_uid: str,
+    headers: Sequence[InstanceHeader],
+    several_patients: bool,
+    suspects: Suspects,
+    parts: frozenset[str],
+) -> SeriesVerdict:
+    """The verdict on a series from its own headers, then from what is known about its neighbours."""
+    originals = [header for header in headers if header.file not in suspects.copies]
+    verdict = classify_series(originals, non_chest_body_parts=parts)
+    checks = (
+        (several_patients, "several_patients"),
+        (series_uid in suspects.conflicts, "conflicting_duplicates"),
+        (series_uid in suspects.split_series, "series_in_several_studies"),
+    )
+    reason = verdict.reason or next((name for found, name in checks if found), None)
+    return replace(verdict, reason=reason)
 
 
 def _tabulate_study(
-    members: Sequence[InstanceHeader], base: Row, pseudonyms: Pseudonyms, suspects: _Suspects
+    members: Sequence[InstanceHeader], base: Row, pseudonyms: Pseudonyms, suspects: Suspects, parts: frozenset[str]
 ) -> tuple[list[Row], list[Row]]:
     """Series rows and instance rows of one study; `leaves_series` marks files dropped one by one."""
     several = len({header.raw_patient_id for header in members}) > 1
@@ -167,7 +129,7 @@ def _tabulate_study(
     instances: list[Row] = []
     for series_uid, slices in _grouped(members, lambda header: header.series_uid).items():
         series_base = base | {"series_id": pseudonyms.series_id(series_uid)}
-        verdict = suspects.verdict(series_uid, slices, several)
+        verdict = _verdict(series_uid, slices, several, suspects, parts)
         dropped = {header.file: suspects.copies[header.file] for header in slices if header.file in suspects.copies}
         dropped |= verdict.dropped
         rows.append(_series_row(slices, len(slices) - len(dropped), verdict, series_base))
@@ -179,42 +141,31 @@ def _tabulate_study(
 
 
 def build_inventory(
-    scan: Scan,
+    headers: Sequence[InstanceHeader],
     pseudonyms: Pseudonyms,
     *,
-    known_shards: Mapping[str, str],
-    num_shards: int,
+    shard: str,
+    suspects: Suspects,
     non_chest_body_parts: Collection[str],
 ) -> Inventory:
-    """Group headers into series and studies, classify, find copies and conflicts, and assign shards.
+    """Group the headers of one shard, in order of path, into series and studies and classify them.
 
-    A series is what shares a Study and a Series Instance UID. A file without a UID belongs to no study: it is listed
-    in `quarantine` alone, with the first UID that is missing.
+    A series is what shares a Study and a Series Instance UID.
     """
-    quarantine: list[Row] = [_quarantined("file", None, None, file, reason) for file, reason in scan.unreadable]
-    identified = []
-    for header in scan.headers:
-        reason = _missing_uid(header)
-        if reason is None:
-            identified.append(header)
-        else:
-            quarantine.append(_quarantined("file", None, None, header.file, reason))
-    copies, conflicts = _duplicates(identified)
-    suspects = _Suspects(copies, conflicts, _split_series(identified), frozenset(non_chest_body_parts))
-    studies = _grouped(identified, lambda header: header.study_uid)
-    ids = {uid: pseudonyms.study_id(uid) for uid in studies}
-    shards = assign_shards(ids.values(), known_shards, num_shards=num_shards)
+    studies = _grouped(headers, lambda header: header.study_uid)
+    parts = frozenset(non_chest_body_parts)
+    quarantine: list[Row] = []
     instance_rows: list[Row] = []
     series_rows: list[Row] = []
     study_rows: list[Row] = []
     for study_uid, members in studies.items():
         key = patient_key(members[0])
         base: Row = {
-            "study_id": ids[study_uid],
+            "study_id": pseudonyms.study_id(study_uid),
             "patient_id": pseudonyms.patient_id(key),
-            "shard": shards[ids[study_uid]],
+            "shard": shard,
         }
-        rows, instances = _tabulate_study(members, base, pseudonyms, suspects)
+        rows, instances = _tabulate_study(members, base, pseudonyms, suspects, parts)
         quarantine += [
             _quarantined("instance", row["study_id"], row["series_id"], row["file"], row["reason"])
             for row in instances
@@ -232,10 +183,29 @@ def build_inventory(
         instances=manifest_frame(instance_rows, "index_instances").sort("study_id", "series_id", "instance_id", "file"),
         series=manifest_frame(series_rows, "index_series").sort("study_id", "series_id"),
         studies=manifest_frame(study_rows, "index_studies").sort("study_id"),
-        quarantine=manifest_frame(quarantine, "index_quarantine").sort(
-            "level", "study_id", "series_id", "item", "reason", nulls_last=True
-        ),
+        quarantine=quarantine_frame(quarantine),
     )
+
+
+def files_without_study(rows: pl.DataFrame, roots: Sequence[Path]) -> pl.DataFrame:
+    """Quarantine rows of files that belong to no study: unreadable, or without a UID, naming the first that is missing."""
+    uids = ("series_uid", "study_uid", "sop_instance_uid", "sop_class_uid")
+    missing = pl.coalesce(pl.when(pl.col(name) == "").then(pl.lit(f"missing_{name}")) for name in uids)
+    reason = pl.when(pl.col("state") == HEADER).then(missing).otherwise(pl.col("state"))
+    lost = rows.filter(pl.col("state") != OTHER).select("source", reason=reason)
+    return quarantine_frame(
+        [_quarantined("file", None, None, source_path(source, roots), reason) for source, reason in lost.iter_rows()]
+    )
+
+
+def quarantine_frame(rows: list[Row]) -> pl.DataFrame:
+    """The table of what is set aside, sorted."""
+    return sort_quarantine(manifest_frame(rows, "index_quarantine"))
+
+
+def sort_quarantine(frame: pl.DataFrame) -> pl.DataFrame:
+    """By level, then study, series and item."""
+    return frame.sort("level", "study_id", "series_id", "item", "reason", nulls_last=True)
 
 
 def _quarantined(level: str, study_id: str | None, series_id: str | None, item: str | None, reason: str | None) -> Row:

@@ -1,21 +1,26 @@
 """Join free-text reports to indexed studies; what has no partner, or two, is set aside with its reason."""
 
+import shutil
 from collections import defaultdict
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from glint.core.config.index import IndexConfig
-from glint.formats.manifest import manifest_frame
+from glint.formats.manifest import empty_manifest, manifest_frame, read_manifest, write_manifest_if_changed
+from glint.formats.report_table import read_report_table
+from glint.prepare.index.shards import shard_names
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportIndex:
-    """`reports`: one row per study; `quarantine`: reports that no study claims."""
+    """`reports`: one row per study; `quarantine`: reports that no study claims; `num_rows` of the report table."""
 
     reports: pl.DataFrame
     quarantine: pl.DataFrame
+    num_rows: int
 
 
 def report_columns(config: IndexConfig) -> list[str]:
@@ -88,4 +93,25 @@ def join_reports(studies: pl.DataFrame, table: pl.DataFrame, config: IndexConfig
         quarantine=manifest_frame(orphans + quarantined, "index_quarantine").sort(
             "reason", "study_id", "item", nulls_last=True
         ),
+        num_rows=table.height,
     )
+
+
+def index_reports(images: Path, table: Path, out: Path, config: IndexConfig) -> ReportIndex:
+    """Join `table` to the indexed studies and write `<out>/<shard>/reports.parquet` for every shard, empty ones too.
+
+    A shard whose rows are the same keeps its file untouched: one corrected report touches one shard.
+    """
+    studies = read_manifest(images, "index_studies")
+    index = join_reports(studies, read_report_table(table, report_columns(config)), config)
+    out.mkdir(parents=True, exist_ok=True, mode=0o700)
+    by_shard = index.reports.partition_by("shard", as_dict=True, maintain_order=True)
+    for name in shard_names(config.num_shards):
+        frame = by_shard.get((name,), empty_manifest("index_reports"))
+        write_manifest_if_changed(out / name / "reports.parquet", frame, "index_reports")
+    for folder in out.glob("shard-*"):
+        if folder.name not in shard_names(config.num_shards):
+            shutil.rmtree(folder)
+    write_manifest_if_changed(out / "quarantine.parquet", index.quarantine, "index_quarantine")
+    write_manifest_if_changed(out / "reports.parquet", index.reports, "index_reports")
+    return index

@@ -71,10 +71,10 @@ def test_a_stage_reads_only_lower_numbers_and_itself(path):
 
 
 @pytest.mark.parametrize("path", RULES, ids=STAGES)
-def test_every_rule_with_a_command_has_log_benchmark_configuration_and_code(path):
+def test_every_rule_with_a_command_has_log_benchmark_configuration_recipe_and_receipt(path):
     text = path.read_text()
     rules = len(re.findall(r"^rule [a-z_]+:", text, re.MULTILINE))
-    for needed in ("    log:", "    benchmark:", "config=slice_json(", "code=code("):
+    for needed in ("    log:", "    benchmark:", "config=slice_json(", "recipe=recipe(", "recorded("):
         assert text.count(needed) == rules, needed
 
 
@@ -123,7 +123,7 @@ def test_identifiers_cannot_become_dvc_outputs():
             path = output if isinstance(output, str) else next(iter(output))
             assert path.startswith("results/"), (name, path)
     assert "restricted" in (REPOSITORY / ".dvcignore").read_text().split()
-    assert "restricted/" in (REPOSITORY / ".gitignore").read_text().split()
+    assert "/restricted/" in (REPOSITORY / ".gitignore").read_text().split()
 
 
 def test_every_stage_has_its_dvc_stage():

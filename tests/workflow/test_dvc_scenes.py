@@ -1,0 +1,150 @@
+"""DVC owns versions, Snakemake owns files: five scenes in which they must agree, on a hospital of a dozen studies.
+
+Slow: the whole road runs once, then its last stages a few times.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.slow
+
+SMALL = {
+    "demo": {"studies": 16, "defects": False},
+    "index": {"ct": {"num_shards": 2}},
+    "teacher": {"ct": {"pretrain": {"steps": 2, "warmup_steps": 1}}},
+    "train": {"ct": {"head_steps": 4, "steps": 2, "batch_size": 2, "validate_every": 3}},
+    "evaluate": {"ct": {"resamples": 20}},
+}
+
+
+def overlaid(base: dict, changes: dict) -> dict:
+    merged = dict(base)
+    for key, value in changes.items():
+        merged[key] = overlaid(merged.get(key) or {}, value) if isinstance(value, dict) else value
+    return merged
+
+
+class Workspace:
+    """A clone with its own Python path; commands must succeed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        self.environment = {**os.environ, "PATH": path, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+        self.environment |= {
+            f"GIT_{who}_{what}": "glint@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
+        }
+
+    def run(self, *command: str) -> str:
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        return done.stdout + done.stderr
+
+    def change(self, changes: dict) -> None:
+        file = self.folder / "config" / "demo.yaml"
+        file.write_text(yaml.safe_dump(overlaid(yaml.safe_load(file.read_text()), changes)))
+
+    def record(self, message: str) -> None:
+        self.run("git", "add", "-A")
+        self.run("git", "commit", "-q", "-m", message)
+
+    def reran(self, output: str) -> set[str]:
+        return set(re.findall(r"Running stage '([a-z_]+)'", output))
+
+    def agrees(self) -> None:
+        """Both engines say that nothing is to be done."""
+        assert "up to date" in self.run("dvc", "status")
+        planned = self.run("snakemake", "--cores", "2", "--dry-run", "evaluate_ct")
+        assert "Nothing to be done" in planned, planned
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory, store) -> Workspace:
+    """The repository as it stands, small, brought up to date once by `dvc repro` and recorded as tag `first`."""
+    folder = tmp_path_factory.mktemp("scenes") / "glint"
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    for name in listed.stdout.splitlines():
+        if (REPOSITORY / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes((REPOSITORY / name).read_bytes())
+    made = Workspace(folder)
+    made.run("git", "init", "-q", "-b", "main")
+    made.change(SMALL)
+    made.run("dvc", "remote", "add", "-d", "store", str(store))
+    made.record("start")
+    assert len(made.reran(made.run("dvc", "repro"))) == 9
+    made.record("first")
+    made.run("git", "tag", "first")
+    return made
+
+
+def test_1_a_second_repro_does_nothing(workspace):
+    assert workspace.reran(workspace.run("dvc", "repro")) == set()
+    workspace.agrees()
+
+
+def test_2_one_parameter_reruns_its_descendants_only(workspace):
+    workspace.change({"train": {"ct": {"loss": {"area": 0.04}}}})
+    assert workspace.reran(workspace.run("dvc", "repro")) == {"train_ct", "evaluate_ct"}
+    workspace.record("second")
+    workspace.agrees()
+    assert "glint.dice_all.macro" in workspace.run("dvc", "metrics", "diff", "first", "--all")
+
+
+def test_3_push_fresh_clone_pull_and_nothing_is_to_be_done(workspace, tmp_path):
+    workspace.run("dvc", "push", "--all-commits")
+    workspace.run("git", "clone", "-q", str(workspace.folder), str(tmp_path / "clone"))
+    clone = Workspace(tmp_path / "clone")
+    clone.run("dvc", "pull")
+    clone.agrees()
+    assert not (clone.folder / "restricted").exists(), "identifiers must not travel"
+
+
+def test_4_an_older_commit_checked_out_is_up_to_date_and_so_is_the_way_back(workspace):
+    for revision in ("first", "main"):
+        workspace.run("git", "checkout", "-q", revision)
+        workspace.run("dvc", "checkout")
+        workspace.agrees()
+
+
+def test_5_a_direct_run_is_recorded_by_glint_commit_and_refused_while_stale(workspace):
+    workspace.change({"evaluate": {"ct": {"seed": 5}}})
+    refused = subprocess.run(
+        ["glint", "commit"],
+        cwd=workspace.folder,
+        env=workspace.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert refused.returncode == 1 and "configuration changed" in refused.stderr
+    workspace.run("snakemake", "--cores", "2", "evaluate_ct")
+    workspace.run("glint", "commit")
+    workspace.agrees()
+    assert workspace.reran(workspace.run("dvc", "repro")) == set()
+
+
+def test_6_an_output_newer_than_its_changed_input_is_made_again(workspace):
+    """Persisted outputs keep their place through a parameter change; times alone would keep the old content."""
+    workspace.change({"evaluate": {"ct": {"mask_offset": 0.5}}})
+    for path in (workspace.folder / "results" / "ct" / "10_evaluate").rglob("*"):
+        os.utime(path)
+    assert workspace.reran(workspace.run("dvc", "repro")) == {"evaluate_ct"}
+    assert "c = 0.5" in (workspace.folder / "results/ct/10_evaluate/report.html").read_text()
+    workspace.agrees()

@@ -20,13 +20,16 @@ COMMANDS = (
     "train",
     "evaluate",
 )
+"""The stages, in order."""
+TOOLS = ("receipt", "commit", "status")
+"""What works across stages."""
 
 
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     """The parser of `glint`; only `command`'s module is imported where it is known, for a quick start."""
     parser = argparse.ArgumentParser(prog="glint", description="From raw DICOM and reports to a trained GLINT.")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="command")
-    for name in [command] if command in COMMANDS else COMMANDS:
+    for name in [command] if command in (*COMMANDS, *TOOLS) else (*COMMANDS, *TOOLS):
         module = importlib.import_module(f"glint.cli.{name}")
         subparser = subparsers.add_parser(name, help=module.HELP, description=module.HELP)
         module.add_arguments(subparser)

@@ -18,6 +18,15 @@ def add_config_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", default="{}", help="the stage's configuration: JSON text, or a path to a JSON file")
 
 
+def add_time_limit_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--max-minutes`: the scheduler's limit, before which the state is saved."""
+    parser.add_argument(
+        "--max-minutes",
+        type=float,
+        help="wall clock; save and leave with exit code 75 five minutes (at most a quarter) before it ends",
+    )
+
+
 def stage_config_from_args(args: argparse.Namespace, model: type[Config]) -> Config:
     """Build the frozen configuration of one stage from `args.config`.
 

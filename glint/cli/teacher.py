@@ -4,8 +4,9 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from glint.cli.arguments import add_config_argument, stage_config_from_args
+from glint.cli.arguments import add_config_argument, add_time_limit_argument, stage_config_from_args
 from glint.core.config.teacher import TeacherConfig
+from glint.core.stopping import time_limit
 
 HELP = "frozen teacher weights, pinned by SHA-256: pretrained on the training split, or loaded"
 
@@ -18,11 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--state", type=Path, help="folder for the resumable state; without it a killed run starts anew"
     )
+    add_time_limit_argument(parser)
     add_config_argument(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Make the teacher's folder."""
+    limit = time_limit(args.max_minutes)
     from glint.prepare.resample import window_channels
     from glint.teachers.make import make_teacher
 
@@ -34,4 +37,5 @@ def run(args: argparse.Namespace) -> None:
         config=config,
         channels=partial(window_channels, windows_hu=config.windows),
         state_dir=args.state,
+        limit=limit,
     )

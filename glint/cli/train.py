@@ -3,10 +3,11 @@
 import argparse
 from pathlib import Path
 
-from glint.cli.arguments import add_config_argument, stage_config_from_args
+from glint.cli.arguments import add_config_argument, add_time_limit_argument, stage_config_from_args
 from glint.core.config.train import TrainConfig
 from glint.core.progress import log
 from glint.core.provenance import code_digest, digest
+from glint.core.stopping import time_limit
 
 HELP = "align volumes and report sentences: checkpoint, curves, fingerprint"
 
@@ -24,11 +25,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--state", type=Path, required=True, help="folder of resumable states, one per configuration")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write; it is made whole")
     parser.add_argument("--threads", type=int, help="processor threads (default: train.threads)")
+    add_time_limit_argument(parser)
     add_config_argument(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train, or go on training, and write the checkpoint."""
+    """Train, or go on training, and write the checkpoint; one of several processes where torchrun started it."""
+    limit = time_limit(args.max_minutes)
     import torch
 
     from glint.formats.checkpoint import write_checkpoint
@@ -36,6 +39,7 @@ def run(args: argparse.Namespace) -> None:
     from glint.model.text_encoder import load_sentence_encoder
     from glint.teachers.registry import load_teacher
     from glint.training.curves import curves_csv, curves_png
+    from glint.training.distributed import ranks_of_this_job
     from glint.training.inputs import InputFiles, read_study_sets
     from glint.training.loop import train
     from glint.training.start import new_model
@@ -55,24 +59,33 @@ def run(args: argparse.Namespace) -> None:
     model = new_model(
         config, arm=args.arm, teacher=teacher, sentence_encoder=load_sentence_encoder(config.text), training=training
     )
-    log(f"train {args.arm}: {len(training)} studies, {len(set(training.queries.texts))} different sentences")
-    finished = train(
-        model,
-        training,
-        config=config,
-        state=args.state / key[:16],
-        key=key,
-        validation=validation,
-        findings=training.findings,
-    )
-    recipe = {
-        "windows": [list(window) for window in record.windows],
-        "patch": list(record.patch),
-        "grid": list(record.grid),
-    }
-    write_checkpoint(
-        args.out,
-        checkpoint_of(model, fingerprint={**fingerprint, "key": key}, input_recipe=recipe),
-        more={"curves.csv": curves_csv(finished.curves), "curves.png": curves_png(finished.curves)},
-    )
-    log(f"checkpoint: {args.out}   curves: {args.out / 'curves.png'}")
+    with ranks_of_this_job() as ranks:
+        if ranks.first:
+            shared = f", shared by {ranks.size} processes" if ranks.size > 1 else ""
+            log(
+                f"train {args.arm}: {len(training)} studies, {len(set(training.queries.texts))} different sentences{shared}"
+            )
+        finished = train(
+            model,
+            training,
+            config=config,
+            state=args.state / key[:16],
+            key=key,
+            validation=validation,
+            findings=training.findings,
+            ranks=ranks,
+            limit=limit,
+        )
+        if ranks.first:
+            recipe = {
+                "windows": [list(window) for window in record.windows],
+                "patch": list(record.patch),
+                "grid": list(record.grid),
+            }
+            write_checkpoint(
+                args.out,
+                checkpoint_of(model, fingerprint={**fingerprint, "key": key}, input_recipe=recipe),
+                more={"curves.csv": curves_csv(finished.curves), "curves.png": curves_png(finished.curves)},
+            )
+            log(f"checkpoint: {args.out}   curves: {args.out / 'curves.png'}")
+        ranks.wait()

@@ -1,5 +1,7 @@
 """Evidence loss: a volume shows what a sentence says if any of its patches does."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -9,7 +11,12 @@ SMALLEST_EVIDENCE = 1e-6  # log(1 - e^-S) has slope 1/S
 
 
 def evidence_loss(
-    gate_logits_TBP: Tensor, relation_TB: Tensor, patch_weight_BP: Tensor, *, extent: float = 1.0
+    gate_logits_TBP: Tensor,
+    relation_TB: Tensor,
+    patch_weight_BP: Tensor,
+    *,
+    extent: float = 1.0,
+    gather: Callable[[Tensor], Tensor] = lambda local_TB: local_TB,
 ) -> Tensor:
     """½ (mean over positives of -log(1 - e^{-S / extent}) + mean over (hard) negatives of S), S_t = sum_p c_p softplus(z_tp).
 
@@ -18,9 +25,9 @@ def evidence_loss(
 
     The score alone fixes gates up to a common factor (pooling is blind to scale); here a gate answers for its patch, so
     that 0.5 means something. Both relations weigh the same however rare the finding; ignored pairs count nowhere.
-    Source: noisy-or multiple-instance learning.
+    `gather` brings in the studies of other processes, which `relation_TB` has too. Source: noisy-or multiple-instance learning.
     """
-    evidence_TB = (torch.nn.functional.softplus(gate_logits_TBP) * patch_weight_BP[None]).sum(dim=-1)
+    evidence_TB = gather((torch.nn.functional.softplus(gate_logits_TBP) * patch_weight_BP[None]).sum(dim=-1))
     positive_TB = relation_TB == POSITIVE
     negative_TB = (relation_TB == NEGATIVE) | (relation_TB == HARD_NEGATIVE)
     missed_TB = -torch.log(-torch.expm1(-(evidence_TB / extent).clamp_min(SMALLEST_EVIDENCE)))

@@ -15,6 +15,7 @@ from glint.core.config.teacher import TeacherConfig
 from glint.core.errors import FingerprintError
 from glint.core.progress import log
 from glint.core.provenance import code_digest, digest, sha256_file
+from glint.core.stopping import TimeLimit
 from glint.teachers.pretrain import pretrain
 from glint.teachers.registry import (
     TEACHER_NAME,
@@ -54,6 +55,7 @@ def make_teacher(
     config: TeacherConfig,
     channels: Channels,
     state_dir: Path | None = None,
+    limit: TimeLimit | None = None,
 ) -> TeacherRecord:
     """Make `out` whole: config.json, model.safetensors, teacher.json, and the curves where the teacher was pretrained.
 
@@ -64,7 +66,7 @@ def make_teacher(
     torch.set_num_threads(config.threads)
     sources = training_sources(resampled, split)
     volume_zyx = volume_shape(sources)
-    teacher, curves = _teacher(config, sources, volume_zyx, channels, state_dir)
+    teacher, curves = _teacher(config, sources, volume_zyx, channels, state_dir, limit)
     with atomic_directory(out) as folder:
         teacher.save_weights(folder)
         sha256 = sha256_file(folder / WEIGHTS_NAME)
@@ -100,6 +102,7 @@ def _teacher(
     volume_zyx: tuple[int, int, int],
     channels: Channels,
     state_dir: Path | None,
+    limit: TimeLimit | None,
 ) -> tuple[FrozenTeacher, Curves]:
     if config.source == "hub":
         return HubVjepa2.fetch(str(config.location), volume_zyx, revision=config.revision), []
@@ -113,6 +116,7 @@ def _teacher(
         seed=config.seed,
         key=_state_key(config, sources),
         state_dir=state_dir,
+        limit=limit,
     )
     return SmallVjepa(made.encoder), made.curves
 

@@ -30,6 +30,7 @@ from glint.core.config.teacher import PretrainConfig
 from glint.core.errors import FingerprintError
 from glint.core.progress import log, track
 from glint.core.seeds import derived_seed, generator
+from glint.core.stopping import REQUEUE_EXIT_CODE, TimeLimit, stop_request
 from glint.formats.checkpoint import read_state, write_state
 from glint.teachers.appearance import AppearanceCode, fit_patch_embedding
 from glint.teachers.masking import block_mask, loss_weights
@@ -306,11 +307,13 @@ def pretrain(
     key: str,
     state_dir: Path | None = None,
     after_step: Callable[[int], None] | None = None,
+    limit: TimeLimit | None = None,
 ) -> Pretrained:
     """Pretrain for `config.steps` steps, going on from `state_dir/<key>/state.safetensors` where there is one.
 
     `key` names what the run is made from (configuration, volumes, code): a state of another key is never read.
-    `after_step` is called with every finished step.
+    `after_step` is called with every finished step. SIGTERM, SIGUSR1 and a `limit` that is near leave with exit code 75,
+    and save where there is a `state_dir`.
     """
     first_BCZYX = first_volumes(volumes, config.appearance_volumes)
     trainer = Pretrainer(encoder_config, config, seed=seed, first_BCZYX=first_BCZYX)
@@ -318,17 +321,23 @@ def pretrain(
     first, curves = (0, []) if state is None or not state.is_file() else _resume(trainer, state)
     if first:
         log(f"teacher: going on after step {first} of {config.steps}")
-    for step in track(range(first, config.steps), "teacher", total=config.steps - first):
-        numbers, tokens = trainer.step(draw_batch(volumes, encoder_config, config, seed=seed, step=step), step)
-        last = step == config.steps - 1
-        if step % config.monitor_every == 0 or last:
-            curves.append(
-                {"step": step, **numbers, **collapse_monitors(tokens), "learning_rate": learning_rate_at(config, step)}
-            )
-        if state is not None and ((step + 1) % config.checkpoint_every == 0 or last):
-            write_state(state, trainer.tensors(), {"step": step + 1, "curves": curves})
-        if after_step is not None:
-            after_step(step)
+    with stop_request(limit) as request:
+        for step in track(range(first, config.steps), "teacher", total=config.steps - first):
+            numbers, tokens = trainer.step(draw_batch(volumes, encoder_config, config, seed=seed, step=step), step)
+            last = step == config.steps - 1
+            if step % config.monitor_every == 0 or last:
+                rate = learning_rate_at(config, step)
+                curves.append({"step": step, **numbers, **collapse_monitors(tokens), "learning_rate": rate})
+            reason = request.reason()
+            if state is not None and ((step + 1) % config.checkpoint_every == 0 or last or reason):
+                write_state(state, trainer.tensors(), {"step": step + 1, "curves": curves})
+            if after_step is not None:
+                after_step(step)
+            if reason and not last:
+                log(
+                    f"teacher: stopped after step {step + 1} of {config.steps} ({reason}); the same command goes on from there"
+                )
+                raise SystemExit(REQUEUE_EXIT_CODE)
     return Pretrained(encoder=trainer.target, curves=curves)
 
 

@@ -18,6 +18,7 @@ from glint.prepare.sections.sentence_classes import (
     pair_relations,
     sentence_class,
 )
+from glint.training.distributed import ALONE, Ranks
 from glint.training.sampler import batch_rows, sentence_draw
 from glint.training.step import Batch
 
@@ -94,16 +95,27 @@ def study_texts(
 
 
 def photometric(
-    channels_BCZYX: NDArray[np.float32], config: AugmentConfig, rng: np.random.Generator
+    channels_BCZYX: NDArray[np.float32],
+    config: AugmentConfig,
+    rng: np.random.Generator,
+    *,
+    batch_size: int | None = None,
+    first: int = 0,
 ) -> NDArray[np.float32]:
-    """Contrast, offset and noise per volume and channel, clipped back to [0, 1]; unchanged where all are 0."""
+    """Contrast, offset and noise per volume and channel, clipped back to [0, 1]; unchanged where all are 0.
+
+    Where the volumes are those from `first` on of a batch of `batch_size`, they are changed as they would be within it.
+    """
     if config.gain == config.offset == config.noise == 0:
         return channels_BCZYX
-    shape = (*channels_BCZYX.shape[:2], 1, 1, 1)
-    gain = 1 + config.gain * rng.uniform(-1, 1, shape)
-    offset = config.offset * rng.uniform(-1, 1, shape)
+    own = slice(first, first + len(channels_BCZYX))
+    shape = (batch_size or len(channels_BCZYX), channels_BCZYX.shape[1], 1, 1, 1)
+    gain = 1 + config.gain * rng.uniform(-1, 1, shape)[own]
+    offset = config.offset * rng.uniform(-1, 1, shape)[own]
     changed = (channels_BCZYX - 0.5) * gain + 0.5 + offset
     if config.noise > 0:
+        for _ in range(first):  # the noise of the volumes before them is drawn and left
+            rng.standard_normal(channels_BCZYX.shape[1:], dtype=np.float32)
         changed = changed + config.noise * rng.standard_normal(channels_BCZYX.shape, dtype=np.float32)
     return np.clip(changed, 0, 1).astype(np.float32)
 
@@ -114,11 +126,18 @@ def volume_tensor(studies: StudySet, rows: Sequence[int] | NDArray[np.int64]) ->
 
 
 def make_batch(
-    studies: StudySet, config: TrainConfig, *, step: int, blocks: Sequence[int] = (), resting: bool = False
+    studies: StudySet,
+    config: TrainConfig,
+    *,
+    step: int,
+    blocks: Sequence[int] = (),
+    resting: bool = False,
+    ranks: Ranks = ALONE,
 ) -> Batch:
     """The batch of `step`, with the teacher's tokens of `blocks`; the same arguments give the same batch.
 
-    `resting` leaves out the volumes, for steps that read the teacher's tokens instead.
+    `resting` leaves out the volumes, for steps that read the teacher's tokens instead. Of `ranks` each gets its part of the
+    volumes, weights and tokens, and every sentence and relation.
     """
     seed, sentences = config.seed, config.sentences
     rows = batch_rows(studies=len(studies), batch_size=config.batch_size, step=step, seed=seed)
@@ -127,14 +146,22 @@ def make_batch(
     asked = sentence_draw(queries.unique(candidates), limit=sentences.per_batch, step=step, seed=seed)
     taken = queries.take(asked)
     relation_TB = pair_relations(taken, studies.statements.take(rows))
+    part = ranks.part(len(rows))
+    own = rows[part]
     volume_BCZYX = None
     if not resting:
-        channels = photometric(volume_tensor(studies, rows), config.augment, generator(seed, "augment", step))
+        channels = photometric(
+            volume_tensor(studies, own),
+            config.augment,
+            generator(seed, "augment", step),
+            batch_size=len(rows),
+            first=part.start,
+        )
         volume_BCZYX = torch.from_numpy(channels)
     return Batch(
         volume_BCZYX=volume_BCZYX,
-        patch_weight_BP=torch.from_numpy(studies.weight_BP[rows]),
+        patch_weight_BP=torch.from_numpy(studies.weight_BP[own]),
         sentences=taken.texts,
         relation_TB=torch.from_numpy(relation_TB),
-        teacher={block: torch.from_numpy(studies.teacher[block][rows]).float() for block in blocks},
+        teacher={block: torch.from_numpy(studies.teacher[block][own]).float() for block in blocks},
     )

@@ -1,31 +1,29 @@
 """The training loop: deterministic on a CPU with a fixed number of threads, killable at any moment."""
 
 import math
-import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 import torch
 from torch import Tensor
 
 from glint.core.config.train import TrainConfig
-from glint.core.errors import GlintError
+from glint.core.errors import GlintError, InputError
 from glint.core.progress import log
 from glint.core.seeds import derived_seed
+from glint.core.stopping import REQUEUE_EXIT_CODE, TimeLimit, stop_request
 from glint.formats.checkpoint import read_state, write_state
 from glint.model.glint import Glint
 from glint.training.dataset import StudySet, make_batch
+from glint.training.distributed import ALONE, Ranks
 from glint.training.optimizer import SCALARS, make_optimizer, rate_factors, set_rates
 from glint.training.step import StepResult, training_step
 from glint.training.validation import zero_shot_auroc
 
 STATE_NAME = "state.safetensors"
-REQUEUE_EXIT_CODE = 75  # EX_TEMPFAIL: schedulers read "try again"
 
 
 @dataclass(kw_only=True)
@@ -68,34 +66,20 @@ def _optimized(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]
         yield from zip(group["names"], group["params"], strict=True)
 
 
-@contextmanager
-def stop_requested() -> Iterator[list[int]]:
-    """A list that is no longer empty once SIGTERM has come."""
-    received: list[int] = []
-
-    def receive(number: int, _frame: FrameType | None) -> None:
-        received.append(number)
-
-    former = signal.signal(signal.SIGTERM, receive)
-    try:
-        yield received
-    finally:
-        signal.signal(signal.SIGTERM, former)
-
-
-def optimise(run: Run, training: StudySet, config: TrainConfig) -> StepResult:
+def optimise(run: Run, training: StudySet, config: TrainConfig, *, ranks: Ranks = ALONE) -> StepResult:
     """One optimiser step on the batch of `run.step`: heads alone first, then everything."""
     resting = run.step < config.head_steps
     depth = run.model.student.encoder.depth
     blocks = (depth - 1,) if resting else config.loss.dense_blocks if config.loss.dense > 0 else ()
-    batch = make_batch(training, config, step=run.step, blocks=blocks, resting=resting)
+    batch = make_batch(training, config, step=run.step, blocks=blocks, resting=resting, ranks=ranks)
     set_rates(run.optimizer, rate_factors(run.step, config))
     gram_generator = torch.Generator().manual_seed(derived_seed(config.seed, "gram", run.step))
     progress = run.step / (config.head_steps + config.steps)
-    result = training_step(run.model, batch, progress=progress, gram_generator=gram_generator)
+    result = training_step(run.model, batch, progress=progress, gram_generator=gram_generator, ranks=ranks)
     run.optimizer.zero_grad(set_to_none=True)
     if result.total.requires_grad:
         result.total.backward()  # type: ignore[no-untyped-call]
+        ranks.average_gradients(parameter for _, parameter in _optimized(run.optimizer))
         # Single numbers have gradients summed over every pair; inside one norm they would shrink all others' steps.
         norm = torch.zeros(())
         for of_scalars in (False, True):
@@ -108,7 +92,7 @@ def optimise(run: Run, training: StudySet, config: TrainConfig) -> StepResult:
             )
         run.optimizer.step()
     run.step += 1
-    return result
+    return StepResult(total=result.total, numbers=ranks.mean(result.numbers))
 
 
 def validate(run: Run, validation: StudySet | None, findings: Sequence[str]) -> dict[str, float]:
@@ -179,33 +163,49 @@ def train(
     key: str,
     validation: StudySet | None = None,
     findings: Sequence[str] = (),
+    ranks: Ranks = ALONE,
+    limit: TimeLimit | None = None,
 ) -> Run:
     """Train to the last step, from `state/state.safetensors` where it is of the same `key`.
 
     The same model, data, config and thread count give the same weights, bit for bit, however often the run was stopped.
-    SIGTERM saves and leaves with exit code 75.
+    SIGTERM, SIGUSR1 and a `limit` that is near save and leave with exit code 75. Shared by `ranks`, the first one validates,
+    saves and reports; `state` lies where all of them can read it.
+
+    Raises:
+        InputError: the ranks read different states.
     """
     path, steps = state / STATE_NAME, config.head_steps + config.steps
     run = Run(model=model, optimizer=make_optimizer(model, config.optimizer), step=0, curves=[])
-    if restore_run(run, path, key=key) and run.step < steps:
+    resumed = restore_run(run, path, key=key)
+    if not ranks.agree_on(run.step):
+        raise InputError(f"{path}: processes of one training read different states; put it where every node sees it")
+    if not resumed:
+        ranks.start_equal(model)
+    if resumed and run.step < steps and ranks.first:
         log(f"training goes on from step {run.step} of {steps}")
     model.train()
     ticker = Ticker(f"train {model.arm}", done=run.step, total=steps, batch_size=min(config.batch_size, len(training)))
     warned: set[str] = set()
     try:
-        with stop_requested() as stop:
+        with stop_request(limit) as request:
             while run.step < steps:
-                result = optimise(run, training, config)
+                result = optimise(run, training, config, ranks=ranks)
                 row = {"step": float(run.step), **result.numbers}
-                if run.step % config.validate_every == 0 or run.step == steps:
-                    row |= validate(run, validation, findings)
-                run.curves.append({name: value for name, value in row.items() if not math.isnan(value)})
-                warn_of_drift(result.numbers, limit=config.teacher_cosine_warning, warned=warned)
-                ticker.tick(run.step, result.numbers["loss"])
-                if run.step % config.checkpoint_every == 0 or run.step == steps or stop:
-                    save_run(run, path, key=key)
+                stop = ranks.any(request.reason() is not None)
+                if ranks.first:
+                    if run.step % config.validate_every == 0 or run.step == steps:
+                        row |= validate(run, validation, findings)
+                    run.curves.append({name: value for name, value in row.items() if not math.isnan(value)})
+                    warn_of_drift(result.numbers, limit=config.teacher_cosine_warning, warned=warned)
+                    ticker.tick(run.step, result.numbers["loss"])
+                    if run.step % config.checkpoint_every == 0 or run.step == steps or stop:
+                        save_run(run, path, key=key)
                 if stop and run.step < steps:
-                    log(f"stopped at step {run.step} of {steps}; the same command goes on from there")
+                    reason = request.reason() or "another process was asked to"
+                    if ranks.first:
+                        log(f"stopped at step {run.step} of {steps} ({reason}); the same command goes on from there")
+                    ranks.wait()
                     raise SystemExit(REQUEUE_EXIT_CODE)
     finally:
         ticker.close()

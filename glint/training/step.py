@@ -15,11 +15,12 @@ from glint.losses.dense_feature import dense_feature_loss, patch_cosine
 from glint.losses.evidence import evidence_loss
 from glint.losses.sigmoid import sigmoid_loss
 from glint.model.glint import Glint
+from glint.training.distributed import ALONE, Ranks
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """B studies and T sentences.
+    """B studies and T sentences; shared by R processes, one holds B / R of the studies and the relations of all.
 
     `volume_BCZYX` window channels in [0, 1], None while the encoder rests; `patch_weight_BP` c_p; `relation_TB` int8
     codes; `teacher` block → (B, P, D).
@@ -53,13 +54,16 @@ def area_weight(config: LossConfig, progress: float) -> float:
     return config.area if progress >= config.area_start else 0.0
 
 
-def training_step(model: Glint, batch: Batch, *, progress: float, gram_generator: torch.Generator) -> StepResult:
+def training_step(
+    model: Glint, batch: Batch, *, progress: float, gram_generator: torch.Generator, ranks: Ranks = ALONE
+) -> StepResult:
     """Forward pass and objective
 
         L = w_c L_nce + lambda_s L_sig + lambda_a L_area + lambda_D L_DFR
 
     An empty or all-ignored set of pairs leaves L_DFR alone. `progress` is the share of steps done. Without volumes the
-    encoder rests: the teacher's last block stands for the student's, and L_DFR is 0 by definition.
+    encoder rests: the teacher's last block stands for the student's, and L_DFR is 0 by definition. Shared by `ranks`, what
+    is compared is gathered; L_DFR is of the own volumes, and the mean of its gradients is that of all.
     """
     config = model.config.loss
     if batch.volume_BCZYX is None:
@@ -74,25 +78,32 @@ def training_step(model: Glint, batch: Batch, *, progress: float, gram_generator
         relation_TB = batch.relation_TB[rows]
         aligned = model.score(tokens, queries, batch.patch_weight_BP)
         # Without weight the sigmoid loss still fits its scale and bias, on scores that it does not move.
-        judged_TB = aligned.score_TB if config.sigmoid > 0 else aligned.score_TB.detach()
+        score_TB = ranks.gather(aligned.score_TB)
+        judged_TB = score_TB if config.sigmoid > 0 else score_TB.detach()
         weights = {"contrastive": config.contrastive, "sigmoid": config.sigmoid or 1.0}
         terms = {
-            "contrastive": contrastive_loss(
-                aligned.score_TB, relation_TB, inverse_temperature=model.inverse_temperature
-            ),
+            "contrastive": contrastive_loss(score_TB, relation_TB, inverse_temperature=model.inverse_temperature),
             "sigmoid": sigmoid_loss(judged_TB, relation_TB, scale=model.sigmoid_scale, bias=model.sigmoid_bias),
         }
         if model.arm == "glint":
             weights["area"] = area_weight(config, progress)
             terms["area"] = area_loss(
-                aligned.gate_logits_TBP, relation_TB, batch.patch_weight_BP, area_max=config.area_max
+                aligned.gate_logits_TBP,
+                relation_TB,
+                batch.patch_weight_BP,
+                area_max=config.area_max,
+                gather=ranks.gather,
             )
             weights["evidence"] = config.evidence
             terms["evidence"] = evidence_loss(
-                aligned.gate_logits_TBP, relation_TB, batch.patch_weight_BP, extent=config.evidence_extent
+                aligned.gate_logits_TBP,
+                relation_TB,
+                batch.patch_weight_BP,
+                extent=config.evidence_extent,
+                gather=ranks.gather,
             )
             with torch.no_grad():
-                gate_TB = mean_gate(aligned.gate_logits_TBP, batch.patch_weight_BP)
+                gate_TB = ranks.gather(mean_gate(aligned.gate_logits_TBP, batch.patch_weight_BP))
                 positive_TB = relation_TB == POSITIVE
                 numbers["gate_density_positive"] = _mean(gate_TB[positive_TB])
                 numbers["gate_density_other"] = _mean(gate_TB[~positive_TB])

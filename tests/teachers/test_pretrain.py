@@ -2,6 +2,8 @@
 
 import copy
 import math
+import os
+import signal
 from itertools import pairwise
 
 import numpy as np
@@ -107,6 +109,23 @@ def test_a_run_killed_at_any_step_ends_in_the_weights_and_curves_of_an_undisturb
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "state", kill_at(step))
     resumed = run(tmp_path / "state")
+    assert torch.equal(weights_of(resumed), weights_of(undisturbed))
+    assert resumed.curves == undisturbed.curves
+
+
+def test_a_run_told_to_leave_saves_after_its_step_and_goes_on_to_the_same_weights(tmp_path, capsys):
+    undisturbed = run()
+
+    def preempt(step):
+        if step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as left:
+        run(tmp_path, after_step=preempt)
+    assert left.value.code == 75
+    assert "stopped after step 7 of 12 (SIGTERM)" in capsys.readouterr().err
+    resumed = run(tmp_path)
+    assert "going on after step 7 of 12" in capsys.readouterr().err
     assert torch.equal(weights_of(resumed), weights_of(undisturbed))
     assert resumed.curves == undisturbed.curves
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -154,6 +155,44 @@ def test_a_run_killed_with_9_ends_in_the_same_bytes(inputs: list[str], trained: 
     assert not (tmp_path / "glint").exists()
     assert main(again[3:]) == 0
     for name in ("model.safetensors", "curves.csv", "fingerprint.json"):
+        assert sha256_file(tmp_path / "glint" / name) == sha256_file(trained / name), name
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_run_told_to_leave_says_where_it_stands_and_ends_in_the_same_bytes(
+    inputs: list[str], tmp_path: Path, number: signal.Signals
+) -> None:
+    """Longer than the other runs, so that the signal comes while it trains."""
+    changes = {"head_steps": 60, "checkpoint_every": 10}
+    undisturbed = command(inputs, tmp_path / "undisturbed", tmp_path / "other", **changes)
+    assert main(undisturbed[3:]) == 0
+    again = command(inputs, tmp_path / "glint", tmp_path / "state", **changes)
+    process = subprocess.Popen(again, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "state").glob("*/state.safetensors")) and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(number)
+    said = process.communicate()[1]
+    assert process.returncode == 75, said
+    assert re.search(rf"stopped at step \d+ of 63 \({number.name}\); the same command goes on", said)
+    assert not (tmp_path / "glint").exists()
+    assert main(again[3:]) == 0
+    for name in ("model.safetensors", "curves.csv"):
+        assert sha256_file(tmp_path / "glint" / name) == sha256_file(tmp_path / "undisturbed" / name), name
+
+
+def test_a_run_with_too_little_time_saves_a_step_each_time_and_arrives(
+    inputs: list[str], trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = [*command(inputs, tmp_path / "glint", tmp_path / "state")[3:], "--max-minutes", "1e-6"]
+    for step in range(1, CONFIG["head_steps"] + CONFIG["steps"]):
+        with pytest.raises(SystemExit) as left:
+            main(again)
+        assert left.value.code == 75
+        assert f"stopped at step {step} of 7 (the time limit of 1e-06 minutes is near)" in capsys.readouterr().err
+    assert main(again) == 0
+    for name in ("model.safetensors", "curves.csv"):
         assert sha256_file(tmp_path / "glint" / name) == sha256_file(trained / name), name
 
 

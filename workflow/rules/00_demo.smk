@@ -1,5 +1,7 @@
 rule demo:
     """A seed -> a synthetic hospital with identities, reports and, kept aside, the truth."""
+    input:
+        CONFIG_FILES,
     output:
         summary="restricted/{modality}/00_demo/summary.json",
         reports="restricted/{modality}/00_demo/reports.csv",
@@ -9,13 +11,18 @@ rule demo:
     benchmark:
         "logs/{modality}/00_demo/demo.benchmark.tsv"
     threads: 2
+    resources:
+        **job("demo"),
     params:
         config=slice_json("demo"),
-        code=code("demo"),
+        recipe=recipe("demo"),
         out=subpath(output.summary, parent=True),
     shell:
-        "python -m glint demo --out {params.out} --workers {threads} "
-        "--config {params.config:q} > {log} 2>&1"
+        recorded(
+            "python -m glint demo --out {params.out} --workers {threads} "
+            "--config {params.config:q}",
+            inputs="--covered {input}",
+        )
 
 
 for modality in MODALITIES:

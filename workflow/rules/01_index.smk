@@ -16,14 +16,18 @@ rule index_images:
     benchmark:
         "logs/{modality}/01_index/images.benchmark.tsv"
     threads: 2
+    resources:
+        **job("index"),
     params:
         config=slice_json("index"),
-        code=code("index"),
+        recipe=recipe("index"),
         out=subpath(output.studies, parent=True),
         key=key_argument(),
     shell:
-        "python -m glint index images --out {params.out} {params.key} "
-        "--workers {threads} --config {params.config:q} > {log} 2>&1"
+        recorded(
+            "python -m glint index images --out {params.out} {params.key} "
+            "--workers {threads} --config {params.config:q}"
+        )
 
 
 rule index_reports:
@@ -42,12 +46,16 @@ rule index_reports:
         "logs/{modality}/01_index/reports.log",
     benchmark:
         "logs/{modality}/01_index/reports.benchmark.tsv"
+    resources:
+        **job("index"),
     params:
         config=slice_json("index"),
-        code=code("index"),
+        recipe=recipe("index"),
     shell:
-        "python -m glint index reports --images $(dirname {input.studies}) "
-        "--out restricted/{wildcards.modality}/01_index/reports --config {params.config:q} > {log} 2>&1"
+        recorded(
+            "python -m glint index reports --images $(dirname {input.studies}) "
+            "--out restricted/{wildcards.modality}/01_index/reports --config {params.config:q}"
+        )
 
 
 for modality in MODALITIES:

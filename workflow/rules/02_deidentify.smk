@@ -10,12 +10,16 @@ rule deidentify_images:
         "logs/{modality}/02_deidentify/images_{shard}.log",
     benchmark:
         "logs/{modality}/02_deidentify/images_{shard}.benchmark.tsv"
+    resources:
+        **job("deidentify"),
     params:
         config=slice_json("deidentify"),
-        code=code("deidentify"),
+        recipe=recipe("deidentify"),
     shell:
-        "python -m glint deidentify images --index $(dirname {input.instances}) --out {output} "
-        "--config {params.config:q} > {log} 2>&1"
+        recorded(
+            "python -m glint deidentify images --index $(dirname {input.instances}) --out {output} "
+            "--config {params.config:q}"
+        )
 
 
 rule deidentify_reports:
@@ -29,12 +33,16 @@ rule deidentify_reports:
         "logs/{modality}/02_deidentify/reports_{shard}.log",
     benchmark:
         "logs/{modality}/02_deidentify/reports_{shard}.benchmark.tsv"
+    resources:
+        **job("deidentify"),
     params:
         config=slice_json("deidentify"),
-        code=code("deidentify"),
+        recipe=recipe("deidentify"),
     shell:
-        "python -m glint deidentify reports --reports {input.reports} --studies {input.studies} "
-        "--out {output} --config {params.config:q} > {log} 2>&1"
+        recorded(
+            "python -m glint deidentify reports --reports {input.reports} --studies {input.studies} "
+            "--out {output} --config {params.config:q}"
+        )
 
 
 for modality in MODALITIES:

@@ -8,12 +8,16 @@ rule convert:
         "logs/{modality}/03_convert/{shard}.log",
     benchmark:
         "logs/{modality}/03_convert/{shard}.benchmark.tsv"
+    resources:
+        **job("convert"),
     params:
         config=slice_json("convert"),
-        code=code("convert"),
+        recipe=recipe("convert"),
     shell:
-        "python -m glint convert --manifest {input} --out {output} --workers {threads} "
-        "--config {params.config:q} > {log} 2>&1"
+        recorded(
+            "python -m glint convert --manifest {input} --out {output} --workers {threads} "
+            "--config {params.config:q}"
+        )
 
 
 for modality in MODALITIES:

@@ -8,12 +8,16 @@ rule resample:
         "logs/{modality}/04_resample/{shard}.log",
     benchmark:
         "logs/{modality}/04_resample/{shard}.benchmark.tsv"
+    resources:
+        **job("resample"),
     params:
         config=slice_json("resample"),
-        code=code("resample"),
+        recipe=recipe("resample"),
     shell:
-        "python -m glint resample --manifest {input} --out {output} --workers {threads} "
-        "--config {params.config:q} > {log} 2>&1"
+        recorded(
+            "python -m glint resample --manifest {input} --out {output} --workers {threads} "
+            "--config {params.config:q}"
+        )
 
 
 for modality in MODALITIES:

@@ -8,12 +8,16 @@ rule sections:
         "logs/{modality}/05_sections/{shard}.log",
     benchmark:
         "logs/{modality}/05_sections/{shard}.benchmark.tsv"
+    resources:
+        **job("sections"),
     params:
         config=slice_json("sections"),
-        code=code("sections"),
+        recipe=recipe("sections"),
     shell:
-        "python -m glint sections --manifest {input} --out {output} "
-        "--config {params.config:q} > {log} 2>&1"
+        recorded(
+            "python -m glint sections --manifest {input} --out {output} "
+            "--config {params.config:q}"
+        )
 
 
 for modality in MODALITIES:

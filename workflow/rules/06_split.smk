@@ -8,12 +8,16 @@ rule split:
         "logs/{modality}/06_split/split.log",
     benchmark:
         "logs/{modality}/06_split/split.benchmark.tsv"
+    resources:
+        **job("split"),
     params:
         config=slice_json("split"),
-        code=code("split"),
+        recipe=recipe("split"),
     shell:
-        "python -m glint split --manifests {input} --out {output} "
-        "--config {params.config:q} > {log} 2>&1"
+        recorded(
+            "python -m glint split --manifests {input} --out {output} "
+            "--config {params.config:q}"
+        )
 
 
 for modality in MODALITIES:

@@ -10,14 +10,19 @@ rule teacher:
     benchmark:
         "logs/{modality}/07_teacher/teacher.benchmark.tsv"
     threads: lambda wildcards: section("teacher", wildcards.modality).threads
+    resources:
+        **job("teacher"),
     params:
         config=slice_json("teacher"),
-        code=code("teacher"),
+        recipe=recipe("teacher"),
         out=subpath(output[0], parent=True),
         state="state/{modality}/07_teacher",
+        limit=time_limit(),
     shell:
-        "python -m glint teacher --resampled {input.resampled} --split {input.split} "
-        "--out {params.out} --state {params.state} --config {params.config:q} > {log} 2>&1"
+        recorded(
+            "python -m glint teacher --resampled {input.resampled} --split {input.split} "
+            "--out {params.out} --state {params.state} {params.limit} --config {params.config:q}"
+        )
 
 
 for modality in MODALITIES:

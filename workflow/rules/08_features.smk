@@ -9,13 +9,17 @@ rule features:
         "logs/{modality}/08_features/{shard}.log",
     benchmark:
         "logs/{modality}/08_features/{shard}.benchmark.tsv"
+    resources:
+        **job("features"),
     params:
         config=slice_json("features"),
-        code=code("features"),
+        recipe=recipe("features"),
         teacher=subpath(input.teacher, parent=True),
     shell:
-        "python -m glint features --manifest {input.manifest} --teacher {params.teacher} "
-        "--out {output} --config {params.config:q} > {log} 2>&1"
+        recorded(
+            "python -m glint features --manifest {input.manifest} --teacher {params.teacher} "
+            "--out {output} --config {params.config:q}"
+        )
 
 
 for modality in MODALITIES:

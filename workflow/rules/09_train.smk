@@ -12,18 +12,26 @@ rule train:
         "logs/{modality}/09_train/{arm}.log",
     benchmark:
         "logs/{modality}/09_train/{arm}.benchmark.tsv"
-    threads: lambda wildcards: section("train", wildcards.modality).threads
+    threads:
+        lambda wildcards: CONFIG.cluster.train.ranks
+        * section("train", wildcards.modality).threads
+    resources:
+        **shared_job("train"),
     params:
         config=slice_json("train"),
-        code=code("train"),
+        recipe=recipe("train"),
         teacher=subpath(input.teacher, parent=True),
         out=subpath(output[0], parent=True),
         state="state/{modality}/09_train/{arm}",
+        launcher=launcher(),
+        limit=time_limit(),
     shell:
-        "python -m glint train --arm {wildcards.arm} --resampled {input.resampled} "
-        "--sections {input.sections} --split {input.split} --teacher {params.teacher} "
-        "--features {input.features} --state {params.state} --out {params.out} "
-        "--config {params.config:q} > {log} 2>&1"
+        recorded(
+            "{params.launcher} python -m glint train --arm {wildcards.arm} --resampled {input.resampled} "
+            "--sections {input.sections} --split {input.split} --teacher {params.teacher} "
+            "--features {input.features} --state {params.state} --out {params.out} {params.limit} "
+            "--config {params.config:q}"
+        )
 
 
 for modality in MODALITIES:

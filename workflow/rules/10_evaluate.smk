@@ -10,13 +10,17 @@ rule evaluate_truth:
         "logs/{modality}/10_evaluate/truth.log",
     benchmark:
         "logs/{modality}/10_evaluate/truth.benchmark.tsv"
+    resources:
+        **job("evaluate"),
     params:
         config=slice_json("evaluate"),
-        code=code("evaluate"),
+        recipe=recipe("evaluate"),
         key=key_argument(),
     shell:
-        "python -m glint evaluate truth {params.key} --resampled {input.resampled} "
-        "--split {input.split} --out {output} --config {params.config:q} > {log} 2>&1"
+        recorded(
+            "python -m glint evaluate truth {params.key} --resampled {input.resampled} "
+            "--split {input.split} --out {output} --config {params.config:q}"
+        )
 
 
 rule evaluate_models:
@@ -38,18 +42,22 @@ rule evaluate_models:
     benchmark:
         "logs/{modality}/10_evaluate/models.benchmark.tsv"
     threads: 2
+    resources:
+        **job("evaluate"),
     params:
         config=slice_json("evaluate"),
-        code=code("evaluate"),
+        recipe=recipe("evaluate"),
         checkpoints=lambda wildcards, input: [
             Path(path).parent for path in input.checkpoints
         ],
         out=subpath(output[0], parent=True),
     shell:
-        "python -m glint evaluate models --checkpoints {params.checkpoints} "
-        "--resampled {input.resampled} --sections {input.sections} --split {input.split} "
-        "--features {input.features} --truth {input.truth} --out {params.out} "
-        "--config {params.config:q} > {log} 2>&1"
+        recorded(
+            "python -m glint evaluate models --checkpoints {params.checkpoints} "
+            "--resampled {input.resampled} --sections {input.sections} --split {input.split} "
+            "--features {input.features} --truth {input.truth} --out {params.out} "
+            "--config {params.config:q}"
+        )
 
 
 for modality in MODALITIES:

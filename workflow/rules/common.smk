@@ -8,9 +8,17 @@ def slice_json(stage):
     )
 
 
-def code(stage):
-    """Parameter: digest of the code that the stage's command reaches, so that an edit reruns the stage."""
-    return code_digest(f"glint.cli.{stage}")
+def recipe(stage):
+    """Parameter function: the stage's recipe as JSON, for the receipt."""
+    return lambda wildcards: json.dumps(
+        dataclasses.asdict(recipe_of(CONFIG, stage, wildcards.modality))
+    )
+
+
+def recorded(command, inputs="--inputs {input}"):
+    """Shell text of a job: the command, then the receipt of what it made; both write to the job's log."""
+    receipt = f"python -m glint receipt {inputs} --outputs {{output}} --log {{log}} --recipe {{params.recipe:q}}"
+    return f"( {command} && {receipt} ) > {{log}} 2>&1"
 
 
 def per_shard(pattern):
@@ -34,12 +42,16 @@ def section(stage, modality):
 
 
 def raw_images(wildcards):
-    """The raw folders; for the demo, the file that is written when its folder is whole."""
+    """The raw folders; for the demo, the file that is written when its folder is whole.
+
+    An absent folder is the command's to refuse: a clone that pulled what was made from it has nothing to do.
+    """
     folders = section("index", wildcards.modality).raw_dirs
     demo = f"restricted/{wildcards.modality}/00_demo"
     return [
         f"{demo}/summary.json" if folder.startswith(demo) else folder
         for folder in folders
+        if folder.startswith(demo) or Path(folder).exists()
     ]
 
 
@@ -51,6 +63,12 @@ def drawn_masks(wildcards):
 
 
 OWNER = Path(".snakemake/owner")
+LOCKS = Path(".snakemake/locks")
+
+
+def locked():
+    """Whether a run holds this workspace."""
+    return any(LOCKS.glob("*.lock"))
 
 
 def drop_stale_lock():
@@ -66,6 +84,63 @@ def drop_stale_lock():
     try:
         os.kill(int(pid), 0)  # signal 0 asks whether the process exists
     except ProcessLookupError:
-        for lock in Path(".snakemake/locks").glob("*.lock"):
+        for lock in LOCKS.glob("*.lock"):
             lock.unlink(missing_ok=True)
         OWNER.unlink(missing_ok=True)
+
+
+def job(stage):
+    """Resources of a stage's jobs from the section `cluster`, as keywords; memory and time grow with every attempt."""
+    cluster = CONFIG.cluster
+    asked = {
+        "mem_mb": lambda wildcards, attempt: cluster.mem_mb(stage, attempt),
+        "runtime": lambda wildcards, attempt: cluster.runtime_min(stage, attempt),
+    }
+    if cluster.job(stage).gpus:
+        asked["gpu"] = cluster.job(stage).gpus
+    if cluster.partition_of(stage):
+        asked["slurm_partition"] = cluster.partition_of(stage)
+    if cluster.account:
+        asked["slurm_account"] = cluster.account
+    return asked
+
+
+def on_cluster():
+    """Whether this call runs one job that a cluster was given, where a time limit kills and nodes are several."""
+    return workflow.remote_exec
+
+
+def time_limit():
+    """Parameter function: the scheduler's limit as an argument; a local run has none."""
+    return lambda wildcards, resources: (
+        f"--max-minutes {resources.runtime}" if on_cluster() else ""
+    )
+
+
+def shared_job(stage):
+    """`job` of a stage that may run on several nodes, whose shell then starts the processes itself.
+
+    GPUs are asked per node there: the plugin makes of `gpu` with `tasks` a number of tasks per GPU.
+    """
+    asked = job(stage)
+    nodes, gpus = CONFIG.cluster.job(stage).nodes, asked.get("gpu", 0)
+    if nodes > 1:
+        asked.pop("gpu", None)
+        asked |= {"nodes": nodes, "tasks": nodes, "mpi": "srun"}
+        if gpus:
+            asked["slurm_extra"] = f"--gpus-per-node={gpus}"
+    return asked
+
+
+def launcher():
+    """Parameter function: what starts the processes that share a training step; nothing where it is one."""
+    train = CONFIG.cluster.train
+    if train.nodes > 1 and on_cluster():
+        gpus = f"--gpus-per-node={train.gpus} " if train.gpus else ""
+        return lambda wildcards, threads: (
+            f"srun --nodes={train.nodes} --ntasks={train.nodes} --ntasks-per-node=1 --cpus-per-task={threads} {gpus}"
+            f"--kill-on-bad-exit=1 python -m glint.training.launch --ranks-per-node {train.ranks}"
+        )
+    if train.ranks > 1:
+        return f"torchrun --standalone --nproc-per-node={train.ranks} --no-python"
+    return ""

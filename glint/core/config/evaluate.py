@@ -94,7 +94,8 @@ class EvaluateConfig(StageConfig):
         "a mask says where and the score says whether; posterior keeps it, and opens what is likelier there than not",
     )
     mask_offset: float = Field(
-        default=0.0, description="[c] logit added to the map before the fixed threshold of 0.5; 0 is as trained, and uses no mask"
+        default=0.0,
+        description="[c] logit added to the map before the fixed threshold of 0.5; 0 is as trained, and uses no mask",
     )
     empty_below_mass: float = Field(
         default=1.0,

@@ -13,6 +13,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from glint.core.config.base import StageConfig
+from glint.core.config.cluster import ClusterConfig
 from glint.core.config.convert import ConvertConfig
 from glint.core.config.deidentify import DeidentifyConfig
 from glint.core.config.demo import DemoConfig
@@ -37,7 +38,7 @@ class PerModality(StageConfig, Generic[Section]):
 
 
 class Config(StageConfig):
-    """Every stage's section, in the order of the pipeline."""
+    """Every stage's section, in the order of the pipeline, then what jobs ask of a cluster."""
 
     cohort: str = Field(description="name; the overlay config/<cohort>.yaml, or 'none' for config.yaml alone")
     demo: DemoConfig
@@ -51,6 +52,7 @@ class Config(StageConfig):
     features: PerModality[FeaturesConfig]
     train: PerModality[TrainConfig]
     evaluate: PerModality[EvaluateConfig]
+    cluster: ClusterConfig
 
     @model_validator(mode="after")
     def _combinations(self) -> "Config":

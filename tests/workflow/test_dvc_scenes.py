@@ -5,8 +5,12 @@ Slow: the whole road runs once, then its last stages a few times.
 
 import os
 import re
+import shutil
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +19,7 @@ import yaml
 REPOSITORY = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
 
+KEYS = {"aws_access_key_id": "nobody", "aws_secret_access_key": "nothing"}
 SMALL = {
     "demo": {"studies": 16, "defects": False},
     "index": {"ct": {"num_shards": 2}},
@@ -114,6 +119,62 @@ def test_3_push_fresh_clone_pull_and_nothing_is_to_be_done(workspace, tmp_path):
     clone.run("dvc", "pull")
     clone.agrees()
     assert not (clone.folder / "restricted").exists(), "identifiers must not travel"
+
+
+@pytest.fixture
+def bucket_endpoint() -> Iterator[str]:
+    """An S3 server on this machine with one empty bucket, `glint`."""
+    import boto3
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        [str(Path(sys.executable).parent / "moto_server"), "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        for _ in range(300):
+            with socket.socket() as door:
+                if door.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        endpoint = f"http://127.0.0.1:{port}"
+        boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", **KEYS).create_bucket(Bucket="glint")
+        yield endpoint
+    finally:
+        server.terminate()
+        server.wait(timeout=20)
+
+
+def test_3_the_same_through_s3(workspace, tmp_path, bucket_endpoint):
+    workspace.run("git", "clone", "-q", str(workspace.folder), str(tmp_path / "clone"))
+    clone = Workspace(tmp_path / "clone")
+    for place in (workspace, clone):
+        place.run("dvc", "remote", "add", "--local", "--force", "bucket", "s3://glint/store")
+        place.run("dvc", "remote", "modify", "--local", "bucket", "endpointurl", bucket_endpoint)
+        place.environment |= {
+            "AWS_ACCESS_KEY_ID": KEYS["aws_access_key_id"],
+            "AWS_SECRET_ACCESS_KEY": KEYS["aws_secret_access_key"],
+        }
+    workspace.run("dvc", "push", "--remote", "bucket")
+    clone.run("dvc", "pull", "--remote", "bucket")
+    clone.agrees()
+
+
+def test_3_a_lost_remote_is_told_and_a_push_brings_it_back(workspace, tmp_path, store):
+    shutil.rmtree(store / "files")
+    workspace.run("git", "clone", "-q", str(workspace.folder), str(tmp_path / "clone"))
+    clone = Workspace(tmp_path / "clone")
+    failed = subprocess.run(
+        ["dvc", "pull"], cwd=clone.folder, env=clone.environment, capture_output=True, text=True, check=False
+    )
+    assert failed.returncode != 0 and "missing" in (failed.stdout + failed.stderr).lower()
+    workspace.agrees()
+    workspace.run("dvc", "push", "--all-commits")
+    clone.run("dvc", "pull")
+    clone.agrees()
 
 
 def test_4_an_older_commit_checked_out_is_up_to_date_and_so_is_the_way_back(workspace):

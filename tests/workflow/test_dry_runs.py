@@ -45,9 +45,12 @@ def test_the_plan_is_a_job_per_shard_never_a_job_per_study(tmp_path):
     assert jobs["convert"] <= 8
 
 
-def pretend(folder: Path, *arguments: str) -> int:
-    """Do the planned jobs of `folder` in their order with empty outputs, each with the receipt its rule would write."""
-    plan = snakemake(folder, "--dry-run", "--printshellcmds", "--quiet", "host", *arguments, "--", "evaluate_ct")
+def pretend(folder: Path, *arguments: str, target: str = "evaluate_ct", revised: str = "") -> int:
+    """Do the planned jobs of `folder` in their order, each with the receipt its rule would write.
+
+    An output holds its own name, and `revised` says more where that is part of the name.
+    """
+    plan = snakemake(folder, "--dry-run", "--printshellcmds", "--quiet", "host", *arguments, "--", target)
     assert plan.returncode == 0, plan.stderr
     receipts = re.findall(r"python -m glint (receipt .*) \) > logs", plan.stdout + plan.stderr)
     for receipt in receipts:
@@ -55,7 +58,7 @@ def pretend(folder: Path, *arguments: str) -> int:
         start = words.index("--outputs") + 1
         for output in words[start : words.index("--log")]:
             (folder / output).parent.mkdir(parents=True, exist_ok=True)
-            (folder / output).write_text(output)
+            (folder / output).write_text(output + (" revised" if revised and revised in output else ""))
         with contextlib.chdir(folder):
             assert main(words) == 0
     return len(receipts)
@@ -108,6 +111,16 @@ def test_an_edit_of_the_resampling_code_reruns_stage_four_and_what_follows_not_t
         "sections",
         "split",
     } & set(jobs)
+
+
+def test_a_report_corrected_after_indexing_touches_one_shard_of_each_stage_of_reports(finished):
+    """The index first, since only then is it known which shard holds the report."""
+    table = finished / "restricted" / "ct" / "00_demo" / "reports.csv"
+    table.write_text("accession_number,report\nA1,a word changed\n")
+    assert pretend(finished, target="index_ct", revised="reports/shard-001/") == 1
+    jobs = planned(snakemake(finished, "--dry-run", "evaluate_ct"))
+    assert jobs["deidentify_reports"] == jobs["sections"] == 1
+    assert not {"deidentify_images", "convert", "resample", "split", "teacher", "features"} & set(jobs)
 
 
 def test_a_corrected_report_reruns_the_path_of_reports_and_no_image_stage(finished):

@@ -209,3 +209,12 @@ def test_6_an_output_newer_than_its_changed_input_is_made_again(workspace):
     assert workspace.reran(workspace.run("dvc", "repro")) == {"evaluate_ct"}
     assert "c = 0.5" in (workspace.folder / "results/ct/10_evaluate/report.html").read_text()
     workspace.agrees()
+
+
+def test_7_an_experiment_reruns_what_its_parameter_reaches_and_is_kept_apart(workspace):
+    done = workspace.run(
+        "dvc", "exp", "run", "--name", "seeds", "-S", "config/config.yaml:evaluate.ct.probe.iterations=7"
+    )
+    assert workspace.reran(done) == {"evaluate_ct"}
+    assert "seeds" in workspace.run("dvc", "exp", "list")
+    workspace.agrees()

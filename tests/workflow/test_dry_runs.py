@@ -134,6 +134,16 @@ def test_a_corrected_report_reruns_the_path_of_reports_and_no_image_stage(finish
     assert not images & set(jobs)
 
 
+def test_the_restricted_folder_is_its_owners_alone(tmp_path):
+    (tmp_path / "restricted").mkdir(mode=0o755)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    config = ("--config", 'demo={"studies":1,"defects":false}', "--", "demo_ct")
+    run = snakemake(tmp_path, *config, environment={**os.environ, "PATH": path})
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert (tmp_path / "restricted" / "ct" / "00_demo" / "summary.json").is_file()
+    assert (tmp_path / "restricted").stat().st_mode & 0o777 == 0o700
+
+
 @pytest.mark.parametrize(
     ("override", "key"),
     [

@@ -71,6 +71,14 @@ def locked():
     return any(LOCKS.glob("*.lock"))
 
 
+def close_restricted():
+    """Identifiers are their owner's alone: Snakemake makes the folders of outputs open to all, so the topmost is closed first."""
+    folder = Path("restricted")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid == os.getuid():
+        folder.chmod(0o700)
+
+
 def drop_stale_lock():
     """Remove the lock of a killed run: its process, noted when it started on this host, is gone.
 

@@ -65,10 +65,13 @@ def slice_steps(positions_mm_N3: ArrayLike, normal: ArrayLike) -> SliceSteps:
     positions = np.asarray(positions_mm_N3, dtype=np.float64)
     unit = np.asarray(normal, dtype=np.float64)
     span = positions[-1] - positions[0]
-    line = positions[0] + np.linspace(0, 1, len(positions))[:, None] * span
-    along = (positions - line) @ unit
-    beside = (positions - line) - along[:, None] * unit
     upright_mm = float(span @ unit)
+    distances_mm = (positions - positions[0]) @ unit
+    along = distances_mm - np.linspace(0, upright_mm, len(positions))
+    # Compared at a slice's own height: with uneven gaps and tilt, its place in the count is another.
+    share = distances_mm / upright_mm if upright_mm else np.zeros(len(positions))
+    beside = positions - positions[0] - distances_mm[:, None] * unit
+    beside = beside - share[:, None] * (span - upright_mm * unit)
     slanted_mm = float(np.linalg.norm(span - upright_mm * unit))
     return SliceSteps(
         step_mm=upright_mm / (len(positions) - 1),

@@ -1,7 +1,7 @@
 """The slices of one DICOM series as a volume: geometry from headers, HU from pixels."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,13 @@ import pydicom
 from numpy.typing import ArrayLike, NDArray
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
-from pydicom.pixels import pixel_array
+from pydicom.pixels import iter_pixels, pixel_array
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from glint.core.errors import InputError, Quarantine
 
 INT16 = np.iinfo(np.int16)
+FUNCTIONAL_GROUPS = ("PlanePosition", "PlaneOrientation", "PixelMeasures", "PixelValueTransformation", "FrameContent")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,10 +25,13 @@ class SliceHeader:
     """What a CT slice says about its place and its values; an absent or unusable element is None.
 
     `position_mm` and `orientation` are LPS (DICOM PS3.3 C.7.6.2); `spacing_mm_yx` is Pixel Spacing, between rows
-    first. `slope` and `intercept` turn stored values into `rescale_type` units (PS3.3 C.11.1).
+    first. `slope` and `intercept` turn stored values into `rescale_type` units (PS3.3 C.11.1). `frame` counts from 0
+    within a multi-frame file whose frames state their own geometry, else None. `padding` is the range of stored
+    values that stand for no measurement (PS3.3 C.7.5.1.1.2). `patient`, `study` and `series` are pseudonyms.
     """
 
     path: Path
+    frame: int | None
     rows: int
     columns: int
     frames: int
@@ -38,8 +42,13 @@ class SliceHeader:
     slope: float | None
     intercept: float | None
     rescale_type: str
+    padding: tuple[float, float] | None
     instance_number: int
     deflated: bool
+    patient: str
+    study: str
+    series: str
+    frame_of_reference: str
 
 
 def _numbers(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
@@ -58,24 +67,64 @@ def _integer(dataset: Dataset, keyword: str, absent: int) -> int:
     return absent if number is None else int(number[0])
 
 
-def _header(path: Path, dataset: Dataset) -> SliceHeader:
-    spacing = _numbers(dataset, "PixelSpacing", 2)
-    slope, intercept = _numbers(dataset, "RescaleSlope", 1), _numbers(dataset, "RescaleIntercept", 1)
+def _first_item(dataset: Dataset, keyword: str) -> Dataset:
+    return (dataset.get(keyword) or [Dataset()])[0]
+
+
+def _padding(dataset: Dataset) -> tuple[float, float] | None:
+    value, limit = (_numbers(dataset, f"PixelPadding{end}", 1) for end in ("Value", "RangeLimit"))
+    if value is None:
+        return None
+    ends = [value[0], (limit or value)[0]]
+    if _integer(dataset, "PixelRepresentation", 0) == 1:  # some writers encode -2000 as unsigned
+        ends = [end - 2**16 if end > INT16.max else end for end in ends]
+    return min(ends), max(ends)
+
+
+def _header(path: Path, dataset: Dataset, frame: int | None = None) -> SliceHeader:
+    """The header of a slice, or of one frame: what a functional group says comes before the data set's own."""
+    place, plane, pixel, values, content = (
+        _frame_group(dataset, frame, f"{group}Sequence") for group in FUNCTIONAL_GROUPS
+    )
+    spacing = _numbers(pixel, "PixelSpacing", 2)
+    slope, intercept = _numbers(values, "RescaleSlope", 1), _numbers(values, "RescaleIntercept", 1)
+    number = _integer(dataset, "InstanceNumber", 0)
     return SliceHeader(
         path=path,
+        frame=frame,
         rows=_integer(dataset, "Rows", 0),
         columns=_integer(dataset, "Columns", 0),
         frames=_integer(dataset, "NumberOfFrames", 1),
         samples=_integer(dataset, "SamplesPerPixel", 1),
-        position_mm=_numbers(dataset, "ImagePositionPatient", 3),
-        orientation=_numbers(dataset, "ImageOrientationPatient", 6),
+        position_mm=_numbers(place, "ImagePositionPatient", 3),
+        orientation=_numbers(plane, "ImageOrientationPatient", 6),
         spacing_mm_yx=spacing if spacing and min(spacing) > 0 else None,
         slope=slope[0] if slope and slope[0] != 0 else None,
         intercept=intercept[0] if intercept else None,
-        rescale_type=str(dataset.get("RescaleType") or "HU").strip().upper(),
-        instance_number=_integer(dataset, "InstanceNumber", 0),
+        rescale_type=str(values.get("RescaleType") or "HU").strip().upper(),
+        padding=_padding(dataset),
+        instance_number=number if frame is None else _integer(content, "InStackPositionNumber", frame + 1),
         deflated=dataset.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian,
+        patient=str(dataset.get("PatientID") or ""),
+        study=str(dataset.get("StudyInstanceUID") or ""),
+        series=str(dataset.get("SeriesInstanceUID") or ""),
+        frame_of_reference=str(dataset.get("FrameOfReferenceUID") or ""),
     )
+
+
+def _frame_group(dataset: Dataset, frame: int | None, group: str) -> Dataset:
+    """One functional group of a frame: its own, else the shared one (PS3.3 C.7.6.16). A plain slice has all inline."""
+    if frame is None:
+        return dataset
+    own = _first_item(dataset.PerFrameFunctionalGroupsSequence[frame], group)
+    return own or _first_item(_first_item(dataset, "SharedFunctionalGroupsSequence"), group)
+
+
+def _headers(path: Path, dataset: Dataset) -> list[SliceHeader]:
+    groups = dataset.get("PerFrameFunctionalGroupsSequence")
+    if not groups or len(groups) != _integer(dataset, "NumberOfFrames", 1):
+        return [_header(path, dataset)]
+    return [_header(path, dataset, frame) for frame in range(len(groups))]
 
 
 def _read(path: Path, **options: Any) -> Dataset:
@@ -86,7 +135,7 @@ def _read(path: Path, **options: Any) -> Dataset:
 
 
 def read_series_headers(folder: Path | str) -> list[SliceHeader]:
-    """Headers of every `*.dcm` file of `folder`, by file name; pixels stay unread.
+    """Headers of every slice in the `*.dcm` files of `folder`, by file name and frame; pixels stay unread.
 
     Raises:
         InputError: the folder is absent or holds no `*.dcm` file.
@@ -95,10 +144,10 @@ def read_series_headers(folder: Path | str) -> list[SliceHeader]:
     paths = sorted(Path(folder).glob("*.dcm"))
     if not paths:
         raise InputError(f"{folder}: no *.dcm files; run the de-identification stage again")
-    headers = []
+    headers: list[SliceHeader] = []
     for number, path in enumerate(paths, 1):
         try:
-            headers.append(_header(path, _read(path, stop_before_pixels=True)))
+            headers.extend(_headers(path, _read(path, stop_before_pixels=True)))
         except Exception as error:  # pydicom raises whatever the bytes provoke
             raise Quarantine(
                 "unreadable_header", f"slice file {number} of {len(paths)} is cut off or not DICOM ({_kind(error)})"
@@ -111,14 +160,43 @@ def _kind(error: Exception) -> str:
     return type(error).__name__
 
 
-def _slice_hu(header: SliceHeader, slope: float, intercept: float) -> NDArray[Any]:
-    """Rescaled values of one slice: int32 where slope and intercept are whole numbers, else float32."""
+def _stored_slices(headers: Sequence[SliceHeader]) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Place in `headers` and stored values of each slice; a multi-frame file is opened once.
+
+    Raises:
+        Quarantine: `unreadable_pixels`.
+    """
+    files: dict[Path, list[int]] = {}
+    for place, header in enumerate(headers):
+        files.setdefault(header.path, []).append(place)
+    for path, places in files.items():
+        place = places[0]
+        try:
+            for place, stored in zip(places, _decoded(path, [headers[place] for place in places]), strict=True):
+                if stored.shape != (headers[place].rows, headers[place].columns):
+                    raise ValueError("shape")
+                yield place, stored
+        except MemoryError:
+            raise
+        except Exception as error:  # decoders raise whatever the bytes provoke
+            detail = f"slice {place + 1} of {len(headers)} is cut off or can't be decoded ({_kind(error)})"
+            raise Quarantine("unreadable_pixels", detail) from None
+
+
+def _decoded(path: Path, headers: Sequence[SliceHeader]) -> Iterator[NDArray[Any]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        # pixel_array(path) parses a tenth of what dcmread does, but can't inflate.
-        stored: NDArray[Any] = _read(header.path).pixel_array if header.deflated else pixel_array(header.path)
-    if stored.shape != (header.rows, header.columns):
-        raise ValueError("shape")
+        # Given a path, pydicom parses a tenth of what dcmread does, but can't inflate.
+        source = _read(path) if headers[0].deflated else path
+        frames = [header.frame for header in headers if header.frame is not None]
+        if frames:
+            yield from iter_pixels(source, indices=frames)
+        else:
+            yield pixel_array(source)
+
+
+def _hu(stored: NDArray[Any], slope: float, intercept: float) -> NDArray[Any]:
+    """Rescaled values: int32 where slope and intercept are whole numbers, else float32."""
     if slope.is_integer() and intercept.is_integer():
         return stored.astype(np.int32) * int(slope) + int(intercept)
     return stored.astype(np.float32) * slope + intercept
@@ -126,6 +204,8 @@ def _slice_hu(header: SliceHeader, slope: float, intercept: float) -> NDArray[An
 
 def read_volume_hu(headers: Sequence[SliceHeader]) -> NDArray[Any]:
     """HU of slices that are already in order, shape (Z, Y, X), each with its own rescale (PS3.3 C.11.1.1.2).
+
+    Declared padding beyond 16 bits is held at their limit; everything else is as it was measured.
 
     Returns:
         int16 where every slope and intercept is a whole number, otherwise float32, unrounded.
@@ -140,16 +220,13 @@ def read_volume_hu(headers: Sequence[SliceHeader]) -> NDArray[Any]:
         raise Quarantine("rescale_absent", "a slice has no rescale slope or intercept: its values are not HU")
     whole = all(number.is_integer() for rescale in known for number in rescale)
     volume = np.empty((len(headers), headers[0].rows, headers[0].columns), np.int16 if whole else np.float32)
-    for place, (header, rescale) in enumerate(zip(headers, known, strict=True)):
-        try:
-            values = _slice_hu(header, *rescale)
-        except MemoryError:
-            raise
-        except Exception as error:  # decoders raise whatever the bytes provoke
-            detail = f"slice {place + 1} of {len(headers)} is cut off or can't be decoded ({_kind(error)})"
-            raise Quarantine("unreadable_pixels", detail) from None
+    for place, stored in _stored_slices(headers):
+        values = _hu(stored, *known[place])
         if values.min() < INT16.min or values.max() > INT16.max:
-            raise Quarantine("hu_implausible", f"slice {place + 1} of {len(headers)} has values beyond 16 bits")
+            low, high = headers[place].padding or (np.inf, -np.inf)
+            values[(stored >= low) & (stored <= high)] = INT16.min
+            if values.min() < INT16.min or values.max() > INT16.max:
+                raise Quarantine("hu_implausible", f"slice {place + 1} of {len(headers)} has values beyond 16 bits")
         volume[place] = values
     return volume
 

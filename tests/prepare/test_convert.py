@@ -21,6 +21,7 @@ from glint.formats.nifti import read_nifti
 from glint.prepare.convert import read_series
 from glint.prepare.convert.archival_check import compare_volumes, run_dcm2niix
 from glint.prepare.convert.geometry_gate import REASONS, pass_gate
+from glint.prepare.convert.padding import padding_mask
 from glint.prepare.convert.plausible_hu import lung_fraction, require_plausible_hu
 
 ANY_LENGTH = ConvertConfig(min_slices=2)
@@ -63,6 +64,8 @@ def positions(z_mm: list[float] | np.ndarray, slant: float = 0.0) -> np.ndarray:
 EVERY_2_MM = np.arange(18) * 2.0
 REFUSED = {
     "one_slice": {"hu_ZYX": chest_hu(1)},
+    "mixed_patients": {"edit": edit_slices(PatientID=lambda index: f"MRN{index == 7}")},
+    "mixed_series": {"edit": edit_slices(FrameOfReferenceUID=lambda index: f"1.2.{index > 7:d}")},
     "multi_frame": {"NumberOfFrames": "2"},
     "not_grayscale": {"SamplesPerPixel": 3},
     "missing_geometry": {"ImagePositionPatient": None},
@@ -366,8 +369,12 @@ def test_every_real_single_slice_is_refused_as_one_slice(real_data, tmp_path):
         assert refusal.value.reason == "one_slice"
 
 
-def test_the_real_slices_with_padding_of_minus_2048_are_read_whole(real_data, tmp_path):
-    folder = staged(real_data / "1_ct_dicom/lungmask_minimal", tmp_path / "series")
-    volume = read_series(folder, ANY_LENGTH)
-    assert volume.hu_ZYX.shape == (2, 512, 512)
-    assert volume.hu_ZYX.min() == -2048
+def test_the_real_slices_with_padding_of_minus_2048_become_air_where_nothing_was_measured(real_data, tmp_path):
+    headers = pass_gate(
+        read_series_headers(staged(real_data / "1_ct_dicom/lungmask_minimal", tmp_path / "s")), ANY_LENGTH
+    )
+    hu = read_volume_hu(headers.headers)
+    assert hu.min() == -2048
+    mask = padding_mask(headers.headers, hu, ANY_LENGTH)
+    assert (hu[mask] == -2048).all()
+    assert hu[~mask].min() > ANY_LENGTH.padding_below_hu  # noise in air, -1051, stays

@@ -1,5 +1,7 @@
 """Configuration of stage 03: which series become volumes."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from glint.core.config.base import StageConfig
@@ -26,8 +28,27 @@ class ConvertConfig(StageConfig):
     max_tilt_degrees: float = Field(
         default=0.5, ge=0, lt=90, description="degrees between slice normal and stacking; beyond it the grid is sheared"
     )
+    repair_tilt: bool = Field(
+        default=False,
+        description="true shifts tilted slices upright in their plane, recorded; false sets the series aside",
+    )
+    repair_variable_spacing: bool = Field(
+        default=False,
+        description="true interpolates uneven slices at true positions, recorded; never across a missing slice",
+    )
+    max_evened_gap_mm: float = Field(
+        default=8.0, gt=0, description="mm; a wider gap is not interpolated: a nodule would be invented or lost in it"
+    )
+    planes: tuple[Literal["axial", "coronal", "sagittal"], ...] = Field(
+        default=("axial",),
+        min_length=1,
+        description="planes of acquisition that pass; coronal and sagittal are turned to axial order, recorded",
+    )
     max_oblique_degrees: float = Field(
         default=30.0, ge=0, lt=45, description="degrees between slice normal and body axis; beyond it, a reformat"
+    )
+    max_slice_surprise: float = Field(
+        default=1.15, gt=1, description="ratio; below 0.8 in real scans, above 1.3 once two slices are exchanged"
     )
     max_air_hu: float = Field(
         default=-900.0, description="HU; the darkest voxel must be below, or the values are not HU (air is -1000)"
@@ -35,6 +56,13 @@ class ConvertConfig(StageConfig):
     min_hu: float = Field(
         default=-3100.0, description="HU; darker than any padding (-2000 rescaled is -3024): rescaled more than once"
     )
+    min_air_hu: float = Field(
+        default=-1100.0, description="HU; the air around the body is brighter in the median, or the intercept is wrong"
+    )
+    padding_below_hu: float = Field(
+        default=-1200.0, description="HU; darker is padding around the scanner's circle, not air: set to padding_hu"
+    )
+    padding_hu: int = Field(default=-1024, ge=-1024, le=-900, description="HU; what padding becomes: air or just below")
     min_tissue_fraction: float = Field(
         default=0.01, ge=0, lt=1, description="share of voxels in -200..300 HU; less: a second rescale shifted them"
     )

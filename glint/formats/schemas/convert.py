@@ -13,6 +13,7 @@ SCHEMAS = {
         "path": pl.String,
         "shape_zyx": pl.List(pl.Int64),
         "spacing_mm": pl.List(pl.Float64),
+        "repairs": pl.List(pl.String),
         "input_digest": pl.String,
         "params_digest": pl.String,
     }

@@ -1,7 +1,7 @@
 """Stage 03: de-identified CT series → one NIfTI in HU each, or a reason why not.
 
-A series passes the geometry gate on its headers, is read by pydicom, converted a second time by dcm2niix, and the
-two must agree (`archival_check`). Written is our own file of the agreed values, not dcm2niix's: that one carries a
+A series passes the geometry gate on its headers, is read by pydicom, its slices must follow each other in the pixels
+too, it is converted a second time by dcm2niix, and the two must agree (`archival_check`). Written is our own file of the agreed values, not dcm2niix's: that one carries a
 time in its header and keeps stored numbers with a scale, ours is int16 HU with slope 1 and equal bytes every time.
 """
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from glint.core.atomic import atomic_directory
 from glint.core.config.convert import ConvertConfig
 from glint.core.errors import Quarantine
-from glint.core.geometry import spacing_mm_zyx
+from glint.core.geometry import nearest_world_axes, reorient, spacing_mm_zyx
 from glint.core.parallel import parallel_map
 from glint.core.progress import log
 from glint.core.provenance import digest, sha256_file
@@ -24,16 +24,26 @@ from glint.formats.dicom_series import read_series_headers, read_volume_hu
 from glint.formats.manifest import manifest_frame, read_manifest, write_manifest
 from glint.formats.nifti import stored_affine, write_nifti
 from glint.prepare.convert.archival_check import check_with_dcm2niix
-from glint.prepare.convert.geometry_gate import pass_gate
+from glint.prepare.convert.geometry_gate import Stack, pass_gate
+from glint.prepare.convert.padding import padding_mask
 from glint.prepare.convert.plausible_hu import require_plausible_hu
+from glint.prepare.convert.repair import repair
+from glint.prepare.convert.slice_order import require_slices_in_order
+
+PADDING_TO_AIR, TURNED_AXIAL = "padding_to_air", "turned_to_axial"
+STACKING_AXIS = 2  # of the index (x, y, z)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Volume:
-    """One accepted series: int16 HU, slices in order along their normal; affine: index (x, y, z) → RAS mm."""
+    """One accepted series: int16 HU, slices in order along their normal; affine: index (x, y, z) → RAS mm.
+
+    `repairs` names what was done to it beyond reading, in order; none of it is undone by a later stage.
+    """
 
     hu_ZYX: NDArray[np.int16]
     affine: NDArray[np.float64]
+    repairs: tuple[str, ...] = ()
 
 
 def read_series(folder: Path, config: ConvertConfig) -> Volume:
@@ -47,9 +57,27 @@ def read_series(folder: Path, config: ConvertConfig) -> Volume:
     """
     stack = pass_gate(read_series_headers(folder), config)
     hu = read_volume_hu(stack.headers)
-    require_plausible_hu(hu, config)
-    check_with_dcm2niix(stack.headers, hu, stack.affine)
-    return Volume(hu_ZYX=np.rint(hu).astype(np.int16), affine=stored_affine(stack.affine))
+    padding = padding_mask(stack.headers, hu, config)
+    upright = [reorient(array, stack.affine)[0] for array in (hu, padding)]
+    require_plausible_hu(upright[0], config, upright[1].astype(np.bool_, copy=False))
+    require_slices_in_order(stack.headers, hu, config)
+    check_with_dcm2niix(stack.headers, hu, stack.affine, to_be_repaired=bool(stack.repairs))
+    return _finished(stack, hu, padding, config)
+
+
+def _finished(stack: Stack, hu_ZYX: NDArray[Any], padding_ZYX: NDArray[np.bool_], config: ConvertConfig) -> Volume:
+    """The agreed values with padding as air, repaired where the gate said so, in axial order, as int16."""
+    affine, repairs = stack.affine, list(stack.repairs)
+    if padding_ZYX.any():
+        hu_ZYX[padding_ZYX] = config.padding_hu
+        repairs.insert(0, PADDING_TO_AIR)
+    if stack.repairs:
+        hu_ZYX, affine = repair(stack, hu_ZYX, config.padding_hu)
+    if nearest_world_axes(affine)[0][2] != STACKING_AXIS:
+        hu_ZYX, affine = reorient(hu_ZYX, affine)
+        repairs.append(TURNED_AXIAL)
+    hu = np.ascontiguousarray(hu_ZYX if hu_ZYX.dtype.kind == "i" else np.rint(hu_ZYX)).astype(np.int16, copy=False)
+    return Volume(hu_ZYX=hu, affine=stored_affine(affine), repairs=tuple(repairs))
 
 
 def _convert_row(row: dict[str, Any], *, source: Path, target: Path, config: ConvertConfig) -> dict[str, Any]:
@@ -68,7 +96,8 @@ def _convert_row(row: dict[str, Any], *, source: Path, target: Path, config: Con
     path = Path("volumes", row["study_id"], f"{row['series_id']}.nii")
     write_nifti(target / path, volume.hu_ZYX, volume.affine)
     shape, spacing = list(volume.hu_ZYX.shape), list(spacing_mm_zyx(volume.affine))
-    return {**made, "path": str(path), "shape_zyx": shape, "spacing_mm": spacing}
+    repairs = list(volume.repairs)
+    return {**made, "path": str(path), "shape_zyx": shape, "spacing_mm": spacing, "repairs": repairs}
 
 
 def convert_shard(manifest_path: Path, out_path: Path, config: ConvertConfig, *, workers: int = 1) -> None:

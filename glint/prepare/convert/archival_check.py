@@ -1,10 +1,12 @@
 """dcm2niix as an independent second reader: what it makes must be the volume that the gate saw.
 
 Its exit code says little (0 for a volume with a missing slice), so the outcome is compared: exactly one output
-without suffix, the same size, the same affine, the same HU.
+without suffix, the same size, the same affine, the same HU. Of a stack that is to be repaired it keeps the slices as
+they are beside its own repair: then size, directions within the plane and HU are compared.
 """
 
 import errno
+import re
 import shutil
 import signal
 import subprocess
@@ -27,17 +29,20 @@ AFFINE_TOLERANCE_MM = 1e-3
 HU_TOLERANCE = 0.01  # float32 rescale of a fractional slope; whole numbers must be equal
 TIMEOUT_S = 900
 SPARE_BYTES = 2**24
+REPAIRED = re.compile(r"(_Eq|_Tilt)+(_\d+)?(_Eq(_\d+)?)?\.nii")
+INT16 = np.iinfo(np.int16)
 
 
 def _disagree(detail: str) -> Quarantine:
     return Quarantine("converter_disagrees", detail)
 
 
-def run_dcm2niix(folder: Path, output_folder: Path) -> Path:
+def run_dcm2niix(folder: Path, output_folder: Path, *, repaired_too: bool = False) -> Path:
     """Convert the series in `folder`; returns the single file made.
 
     Its messages are dropped: they quote header values. `-m y` keeps one volume where exposure varies (the gate has
-    already seen that the geometry is one); `-g i` ignores the defaults file in the user's home.
+    already seen that the geometry is one); `-g i` ignores the defaults file in the user's home. `repaired_too` allows
+    its own repairs (`_Eq`, `_Tilt`) beside the volume.
 
     Raises:
         Quarantine: `converter_disagrees`, it failed, or made none, several or a repaired (`_Eq`, `_Tilt`) volume.
@@ -55,6 +60,8 @@ def run_dcm2niix(folder: Path, output_folder: Path) -> Path:
         raise GlintError("dcm2niix was killed from outside: give the job more memory, or fewer --workers")
     if finished.returncode != 0:
         raise _disagree(f"dcm2niix ended with exit code {finished.returncode}")
+    if repaired_too:
+        made = [name for name in made if not REPAIRED.fullmatch(name)]
     if made != [".nii"]:
         raise _disagree(f"dcm2niix made {len(made)} files ({', '.join(made[:4])}) where one volume was expected")
     return output_folder / f"{OUTPUT}.nii"
@@ -65,15 +72,21 @@ def compare_volumes(
     affine: NDArray[np.float64],
     other_ZYX: NDArray[Any],
     other_affine: NDArray[np.float64],
+    *,
+    in_plane_only: bool = False,
 ) -> None:
     """Check that two readings of one series agree, whatever order of axes each one chose.
 
     Sizes must be equal, every column of the affine within 1e-3 mm and the origin within 1e-3 mm (plus what a
-    column's difference adds up to along the volume), HU equal in every voxel.
+    column's difference adds up to along the volume), HU equal in every voxel, beyond 16 bits at their limits.
+    `in_plane_only` asks for the directions and spacing of rows and columns alone, which NIfTI keeps in that order.
 
     Raises:
         Quarantine: `converter_disagrees`.
     """
+    if in_plane_only:
+        # A stack with uneven gaps has no step along its slices that both could state.
+        affine, other_affine = (_with_stacking_of(affine, each) for each in (affine, other_affine))
     ours, ours_affine = reorient(volume_ZYX, affine)
     theirs, theirs_affine = reorient(other_ZYX, other_affine)
     if ours.shape != theirs.shape:
@@ -88,13 +101,27 @@ def compare_volumes(
         raise _disagree(f"HU differ in {unequal} of {ours.size} voxels")
 
 
+def _with_stacking_of(affine: NDArray[np.float64], other_affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`other_affine` with the stacking column of `affine`, in its own sense."""
+    mixed = other_affine.copy()
+    mixed[:3, 2] = affine[:3, 2] * (1 if affine[:3, 2] @ other_affine[:3, 2] > 0 else -1)
+    return mixed
+
+
 def _count_unequal(slice_YX: NDArray[Any], other_YX: NDArray[Any]) -> int:
     if slice_YX.dtype.kind == other_YX.dtype.kind == "i":
-        return int(np.count_nonzero(slice_YX != other_YX))
-    return int(np.count_nonzero(np.abs(slice_YX.astype(np.float32) - other_YX) > HU_TOLERANCE))
+        return int(np.count_nonzero(slice_YX != np.clip(other_YX, INT16.min, INT16.max)))
+    clipped_YX = np.clip(other_YX, INT16.min, INT16.max)
+    return int(np.count_nonzero(np.abs(slice_YX.astype(np.float32) - clipped_YX) > HU_TOLERANCE))
 
 
-def check_with_dcm2niix(headers: Sequence[SliceHeader], volume_ZYX: NDArray[Any], affine: NDArray[np.float64]) -> None:
+def check_with_dcm2niix(
+    headers: Sequence[SliceHeader],
+    volume_ZYX: NDArray[Any],
+    affine: NDArray[np.float64],
+    *,
+    to_be_repaired: bool = False,
+) -> None:
     """Convert the series of `headers` (one folder, nothing else in it) with dcm2niix and compare it with our reading.
 
     dcm2niix orders by instance number first and misreads a series where those jump, and it can't inflate: such a
@@ -109,14 +136,15 @@ def check_with_dcm2niix(headers: Sequence[SliceHeader], volume_ZYX: NDArray[Any]
         if shutil.disk_usage(scratch).free < 3 * volume_ZYX.nbytes + SPARE_BYTES:
             # A full disk is no fault of the series: dcm2niix would fail and every series would be refused.
             raise OSError(errno.ENOSPC, "no space for dcm2niix's output; set TMPDIR to a larger disk")
-        if not numbered_by_position(headers) or any(header.deflated for header in headers):
+        plain = all(header.frame is None for header in headers)
+        if plain and (not numbered_by_position(headers) or any(header.deflated for header in headers)):
             folder = Path(scratch, "series")
             folder.mkdir()
             write_renumbered_copy(headers, folder)
         output_folder = Path(scratch, "output")
         output_folder.mkdir()
         try:
-            other, other_affine = read_nifti(run_dcm2niix(folder, output_folder))
+            other, other_affine = read_nifti(run_dcm2niix(folder, output_folder, repaired_too=to_be_repaired))
         except (GeometryError, InputError):
             raise _disagree("dcm2niix made no volume of three axes") from None
-        compare_volumes(volume_ZYX, affine, other, other_affine)
+        compare_volumes(volume_ZYX, affine, other, other_affine, in_plane_only=to_be_repaired)

@@ -1,0 +1,117 @@
+"""Do the pixels follow each other as the positions say? Catches what no header tells.
+
+Headers may place a slice where it was not taken: positions exchanged between two files, or a slice of another body
+under this one's name. Neighbours in a body look more alike than slices further apart; where they don't, something
+stands in the wrong place.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.distance import pdist, squareform
+
+from glint.core.config.convert import ConvertConfig
+from glint.core.errors import Quarantine
+from glint.formats.dicom_series import SliceHeader
+
+SEEN_HU = (-1024, 400)  # beyond it metal and padding outweigh anatomy
+BLOCKS = 32  # per in-plane edge: means over a block calm noise below anatomy's change from slice to slice
+WINDOW_SLICES = 64  # exchanged slices further apart show as two strangers
+CLEARLY_IN_ORDER = 0.9
+
+
+def coarse_slices(volume_ZYX: NDArray[Any]) -> NDArray[np.float32]:
+    """Block means of each slice in HU, shape (Z, about 32 · 32 values), float32."""
+    rows, columns = volume_ZYX.shape[1:]
+    edge = max(1, min(rows, columns) // BLOCKS)
+    blocks = (rows // edge, columns // edge)
+    coarse = np.empty((len(volume_ZYX), blocks[0] * blocks[1]), np.float32)
+    for place, slice_YX in enumerate(volume_ZYX):
+        seen = np.clip(slice_YX[: blocks[0] * edge, : blocks[1] * edge], *SEEN_HU)
+        coarse[place] = seen.reshape(blocks[0], edge, blocks[1], edge).mean(axis=(1, 3), dtype=np.float32).ravel()
+    return coarse
+
+
+def strangeness(distances_ZZ: NDArray[np.float64]) -> NDArray[np.float64]:
+    """For each slice: how much less its neighbours are like it than like each other; below 1 in a body, shape (Z,).
+
+    The first and last slice have one neighbour; the distance to it is compared with four times the next one.
+    """
+    step = np.diagonal(distances_ZZ, 1)
+    across = np.maximum(np.diagonal(distances_ZZ, 2), 1e-6)
+    inner = np.minimum(step[:-1], step[1:]) / across
+    first, last = step[0] / max(4 * step[1:3].max(), 1e-6), step[-1] / max(4 * step[-3:-1].max(), 1e-6)
+    return np.array([first, *inner, last])
+
+
+def reversal_gain(distances_ZZ: NDArray[np.float64]) -> NDArray[np.float64]:
+    """For runs of slices i..j: distances to their outer neighbours as they stand, over those after a reversal.
+
+    The smaller of the two ends' ratios, so that a jump between breath-holds (one end) is no sign; at the first or
+    last slice there is one end. Above 1 the run fits better turned around, as after an exchange of slices i and j.
+    Shape (Z, Z), 0 where no run is.
+    """
+    count = len(distances_ZZ)
+    floor = np.maximum(distances_ZZ, 1e-6)
+    gain = np.zeros((count, count))
+    for length in range(2, min(WINDOW_SLICES, count - 1) + 1):
+        first = np.arange(count - length + 1)
+        last = first + length - 1
+        before, after = first - 1, np.minimum(last + 1, count - 1)
+        left = np.where(before >= 0, floor[before, first] / floor[before, last], np.inf)
+        right = np.where(last + 1 < count, floor[last, after] / floor[first, after], np.inf)
+        gain[first, last] = np.minimum(left, right)
+    return gain
+
+
+def _out_of_order(numbers: Sequence[int]) -> int:
+    """How many slices break the rise (or fall) of the instance numbers; 0 where numbers say nothing of order."""
+    steps = np.diff(numbers)
+    against = min(int((steps < 0).sum()), int((steps > 0).sum()))
+    return against if 0 < against <= max(2, len(numbers) // 10) else 0
+
+
+def require_slices_in_order(headers: Sequence[SliceHeader], volume_ZYX: NDArray[Any], config: ConvertConfig) -> None:
+    """Refuse a stack in which a slice stands at another's place, comes twice, or is of another body.
+
+    Where few instance numbers run against the positions, one of the two was exchanged: the pixels have to side with
+    the positions clearly. Numbers that jump about say nothing.
+
+    Raises:
+        Quarantine: `repeated_slice`, `strange_slice` or `slices_exchanged`.
+    """
+    count = len(volume_ZYX)
+    coarse = coarse_slices(volume_ZYX)
+    for place in np.flatnonzero((coarse[1:] == coarse[:-1]).all(axis=1)):
+        if np.ptp(volume_ZYX[place]) > 0 and np.array_equal(volume_ZYX[place], volume_ZYX[place + 1]):
+            raise Quarantine(
+                "repeated_slice",
+                f"slices {place + 1} and {place + 2} of {count} have the same pixels at two positions: send it again",
+            )
+    if count < 4:
+        return
+    distances = squareform(pdist(coarse, "cityblock")) / coarse.shape[1]
+    strange = strangeness(distances)
+    gain = reversal_gain(distances)
+    worst = int(np.argmax(strange))
+    first, last = (int(place) for place in np.unravel_index(np.argmax(gain), gain.shape))
+    if gain[first, last] > config.max_slice_surprise:
+        raise Quarantine(
+            "slices_exchanged",
+            f"slices {first + 1} to {last + 1} of {count} fit their neighbours better the other way round: "
+            "positions and pixels contradict each other, send the series again",
+        )
+    if strange[worst] > config.max_slice_surprise:
+        raise Quarantine(
+            "strange_slice",
+            f"slice {worst + 1} of {count} is unlike both neighbours, which are like each other: another scan's, "
+            "misplaced or damaged; send the series again",
+        )
+    against = _out_of_order([header.instance_number for header in headers])
+    if against and gain.max() > CLEARLY_IN_ORDER:
+        raise Quarantine(
+            "slices_exchanged",
+            f"instance numbers run against the positions {against} times and the pixels don't tell which is right",
+        )

@@ -1,5 +1,7 @@
 """Configuration of stage 02, the last one to see identifiers."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from glint.core.config.base import StageConfig
@@ -24,4 +26,15 @@ class DeidentifyConfig(StageConfig):
     )
     day_first: bool = Field(
         default=False, description="read 03/04/2021 in reports as 3 April; off: as March 4; others decide by themselves"
+    )
+    burned_in: Literal["blank", "quarantine"] = Field(
+        default="blank",
+        description="text found in pixels: blank its boxes, or refuse the series; markers such as L and R are text too",
+    )
+    find_text: Literal["suspects", "all", "none"] = Field(
+        default="suspects",
+        description="run the text detector on radiographs and CT slices with sharp marks at the rim; all: every image",
+    )
+    refuse_heads: bool = Field(
+        default=True, description="refuse CT of a head, whatever its header says: a face can be rebuilt from it"
     )

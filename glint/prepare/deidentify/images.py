@@ -20,11 +20,12 @@ from glint.formats.dicom import dataset_bytes, read_dataset, stored_transfer_syn
 from glint.formats.manifest import manifest_frame
 from glint.prepare.deidentify.elements import text_of
 from glint.prepare.deidentify.engine import METHOD, METHOD_TEXT, PATIENT_ID, Engine, Trace
+from glint.prepare.deidentify.pixels import SeriesReview, clean_pixels, put_blanked
 from glint.prepare.deidentify.residual import ResidualScan, residual_scan
 from glint.prepare.deidentify.rules import SOP_CLASSES
 from glint.prepare.deidentify.table import profile_actions
 
-SOP_CLASS_UID, SOP_INSTANCE_UID, IMAGE_TYPE, BURNED_IN = 0x00080016, 0x00080018, 0x00080008, 0x00280301
+SOP_CLASS_UID, SOP_INSTANCE_UID, IMAGE_TYPE = 0x00080016, 0x00080018, 0x00080008
 PIXEL_DATA, PIXEL_DATA_TAG = 0x7FE00010, b"\xe0\x7f\x10\x00"
 Row = Mapping[str, Any]
 
@@ -59,12 +60,13 @@ class SeriesJob:
 
 @dataclass(frozen=True, kw_only=True)
 class SeriesResult:
-    """Outcome of one series; `actions` counts (action, attribute keyword)."""
+    """Outcome of one series; `actions` counts (action, attribute keyword), `blanked` says where text was in pixels."""
 
     reason: str | None
     num_instances: int
     input_digest: str
     actions: Counter[tuple[str, str]]
+    blanked: Sequence[Mapping[str, Any]] = ()
 
 
 def make_engine(pseudonyms: Pseudonyms, patient_key: str, config: DeidentifyConfig) -> Engine:
@@ -84,14 +86,12 @@ def refuse(dataset: FileDataset) -> None:
     """Refuse what can't be cleaned by its header.
 
     Raises:
-        Quarantine: unknown SOP class, our own output, burned-in text, screen captures, overlays hidden in pixels.
+        Quarantine: unknown SOP class, our own output, screen captures, overlays hidden in pixels.
     """
     if text_of(dataset, SOP_CLASS_UID) not in SOP_CLASSES:
         raise Quarantine("sop_class_not_allowed", "only CT, CR and DX images pass")
     if METHOD.split(":")[0] in text_of(dataset, METHOD_TEXT):
         raise Quarantine("already_deidentified", "pseudonyms of pseudonyms would break every link; give the raw files")
-    if text_of(dataset, BURNED_IN).upper() == "YES":
-        raise Quarantine("burned_in_annotation", "the header says that identifying text is in the pixels")
     if {"DERIVED", "SECONDARY"} <= {value.strip() for value in text_of(dataset, IMAGE_TYPE).upper().split("\\")}:
         raise Quarantine("secondary_image", "a derived secondary image may show text")
     positions = [tag for tag in dataset.keys() if 0x6000 <= tag >> 16 <= 0x60FF and tag & 0xFFFF == 0x0102]  # noqa: SIM118
@@ -106,11 +106,13 @@ def _scan_for(names: frozenset[str], identifiers: frozenset[str]) -> ResidualSca
     return residual_scan(names=names, identifiers=identifiers, dates=(), phrases=())
 
 
-def clean_file(content: bytes, instance: Row, job: SeriesJob) -> tuple[bytes, Trace]:
-    """A raw file's bytes → the bytes that may leave, and what was done.
+def clean_file(
+    content: bytes, instance: Row, job: SeriesJob, review: SeriesReview | None = None
+) -> tuple[bytes, Trace]:
+    """A raw file's bytes → the bytes that may leave, and what was done; `review` remembers its pixels.
 
     Raises:
-        Quarantine: see `refuse`; also `changed_since_index`, `residual_identifier`, `unreadable`.
+        Quarantine: see `refuse` and `clean_pixels`; also `changed_since_index`, `residual_identifier`, `unreadable`.
     """
     dataset = read_dataset(content)
     refuse(dataset)
@@ -119,9 +121,16 @@ def clean_file(content: bytes, instance: Row, job: SeriesJob) -> tuple[bytes, Tr
     if text_of(dataset, PATIENT_ID) != job.study["raw_patient_id"]:
         raise Quarantine("changed_since_index", "a file's patient is not the one that was indexed; run index again")
     syntax = stored_transfer_syntax(dataset)
+    blanked = clean_pixels(dataset, syntax, job.config, review)
     pixels = bytes(dataset.get_item(PIXEL_DATA).value)
     try:
         trace = job.engine.clean(dataset)
+        if blanked is not None:
+            put_blanked(dataset, blanked)
+            pixels, syntax = blanked.pixels, blanked.transfer_syntax
+            trace.actions["blanked", "PixelData"] += 1
+            if review is not None:
+                review.note(blanked, instance["instance_id"])
         written = dataset_bytes(dataset, transfer_syntax=syntax)
     except Quarantine:
         raise
@@ -139,12 +148,13 @@ def clean_series(job: SeriesJob) -> SeriesResult:
     actions: Counter[tuple[str, str]] = Counter()
     digests: list[list[str]] = []
     reason = None
+    review = SeriesReview()
     job.folder.mkdir(parents=True)
     for instance in job.instances:
         try:
             content = Path(instance["file"]).read_bytes()
             digests.append([instance["instance_id"], sha256_bytes(content)])
-            written, trace = clean_file(content, instance, job)
+            written, trace = clean_file(content, instance, job, review)
         except OSError:
             reason = "unreadable"
         except Quarantine as quarantine:
@@ -154,8 +164,18 @@ def clean_series(job: SeriesJob) -> SeriesResult:
             break
         (job.folder / f"{instance['instance_id']}.dcm").write_bytes(written)
         actions.update(trace.actions)
+    if reason is None:
+        try:
+            review.require_no_head()
+        except Quarantine as quarantine:
+            reason = quarantine.reason
+            shutil.rmtree(job.folder)
     return SeriesResult(
-        reason=reason, num_instances=len(job.instances), input_digest=digest(sorted(digests)), actions=actions
+        reason=reason,
+        num_instances=len(job.instances),
+        input_digest=digest(sorted(digests)),
+        actions=actions if reason is None else Counter(),
+        blanked=review.blanked if reason is None else (),
     )
 
 
@@ -219,7 +239,13 @@ def clean_shard(
                 "params_digest": params_digest,
             }
         )
-    return manifest_frame(manifest, "deidentify_images"), _audit(manifest, results)
+    audit = _audit(manifest, results)
+    audit["blanked"] = [
+        {"study_id": study_id, "series_id": series_id, **place}
+        for (study_id, series_id), result in sorted(done.items())
+        for place in result.blanked
+    ]
+    return manifest_frame(manifest, "deidentify_images"), audit
 
 
 def _audit(manifest: Sequence[Row], results: Sequence[SeriesResult]) -> dict[str, Any]:

@@ -126,9 +126,13 @@ def _opened_by_place(text: str, start: int, clauses: list[Span]) -> int:
 
 
 def _shadows(longer: _Mention, shorter: _Mention) -> bool:
-    """A more specific name hides the plain word inside it: a "ground-glass opacity" is no second opacity."""
+    """A more specific name hides the plain word inside it: a "ground-glass opacity" is no second opacity.
+
+    A "calcified nodule" is both.
+    """
     plain = shorter.words.name in {"lung_opacity", "nodule", "mass", "lymphadenopathy"}
-    return plain and longer.end - longer.start > shorter.end - shorter.start
+    kept_apart = longer.words.name == "calcification"
+    return plain and not kept_apart and longer.end - longer.start > shorter.end - shorter.start
 
 
 def _events(text: str, direction: str) -> list[_Event]:

@@ -1,0 +1,98 @@
+"""Public label sets answered from the findings of a report: which labels of CT-RATE, CheXpert, NIH, … it states."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from glint.prepare.sections.lexicon import load_lexicon
+
+_DATA = Path(__file__).parent / "data" / "label_sets.toml"
+_CONTEXT = 40
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Label:
+    """One label: any of `findings` (nested ones included) whose span and context hold the expressions, if any.
+
+    `uncertain` where the set's makers counted hedged findings as positive.
+    """
+
+    findings: frozenset[str]
+    none_of: frozenset[str]
+    uncertain: bool
+    words: re.Pattern[str] | None
+    context: re.Pattern[str] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSet:
+    """Labels by name."""
+
+    source: str
+    labels: dict[str, Label]
+
+
+@cache
+def load_label_sets() -> dict[str, LabelSet]:
+    """Read `data/label_sets.toml`, keyed by the set's name."""
+    data: dict[str, Any] = tomllib.loads(_DATA.read_text("utf-8"))
+    return {
+        name: LabelSet(
+            source=entry["source"],
+            labels={label: _label(value, entry["uncertain"]) for label, value in entry["labels"].items()},
+        )
+        for name, entry in data["sets"].items()
+    }
+
+
+def _label(entry: dict[str, Any], uncertain: bool) -> Label:
+    def expression(key: str) -> re.Pattern[str] | None:
+        return re.compile(entry[key], re.IGNORECASE) if key in entry else None
+
+    return Label(
+        findings=with_children(entry.get("findings", ())),
+        none_of=with_children(entry.get("none_of", ())),
+        uncertain=entry.get("uncertain", uncertain),
+        words=expression("words"),
+        context=expression("context"),
+    )
+
+
+def with_children(names: Iterable[str]) -> frozenset[str]:
+    """The findings and all that nest below them."""
+    parents = load_lexicon().finding_parents
+    known = set(names)
+    while more := {child for child, parent in parents.items() if parent in known} - known:
+        known |= more
+    return frozenset(known)
+
+
+def report_labels(sentences: Sequence[Row], findings: Iterable[Row], labels: LabelSet) -> dict[str, bool]:
+    """Which labels one report states; rows as `parse_report` gives them, sentences in order of `sentence_index`."""
+    stated = [row for row in findings if row["polarity"] != "absent"]
+    said = {row["finding"] for row in stated if row["polarity"] == "present"}
+    return {
+        name: not label.none_of & said if label.none_of else any(_holds(label, row, sentences) for row in stated)
+        for name, label in labels.labels.items()
+    }
+
+
+def _holds(label: Label, row: Row, sentences: Sequence[Row]) -> bool:
+    if row["finding"] not in label.findings or (row["polarity"] == "uncertain" and not label.uncertain):
+        return False
+    if not (label.words or label.context):
+        return True
+    sentence = sentences[row["sentence_index"]]
+    start, end = row["start"] - sentence["start"], row["end"] - sentence["start"]
+    span = sentence["text"][start:end]
+    around = sentence["text"][max(0, start - _CONTEXT) : end]
+    return (label.words is None or bool(label.words.search(span))) and (
+        label.context is None or bool(label.context.search(around))
+    )

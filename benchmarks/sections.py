@@ -1,6 +1,6 @@
 """How well stage 05 reads real reports: labels, sections, speed.
 
-Usage: GLINT_REAL_DATA=<folder of real reports> python benchmarks/sections.py [--half tune|held_out] [--wrong FINDING]
+Usage: GLINT_REAL_DATA=<folder of real reports> python benchmarks/sections.py [--half tune|held_out] [--wrong LABEL]
 """
 
 from __future__ import annotations
@@ -10,53 +10,23 @@ import csv
 import os
 import random
 import re
+import resource
 import tarfile
 import time
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from glint.core.config.sections import SectionsConfig
 from glint.core.errors import Quarantine
-from glint.prepare.sections.headers import find_sections
+from glint.prepare.sections.findings import read_findings
+from glint.prepare.sections.headers import UNSECTIONED, find_sections
+from glint.prepare.sections.label_sets import load_label_sets, report_labels
 from glint.prepare.sections.shard import check_readable, parse_report
 
-CT_CLIP_LABELS = {
-    "Medical material": "medical_material",
-    "Arterial wall calcification": "arterial_wall_calcification",
-    "Cardiomegaly": "cardiomegaly",
-    "Pericardial effusion": "pericardial_effusion",
-    "Coronary artery wall calcification": "coronary_artery_calcification",
-    "Hiatal hernia": "hiatal_hernia",
-    "Lymphadenopathy": "lymphadenopathy",
-    "Emphysema": "emphysema",
-    "Atelectasis": "atelectasis",
-    "Lung nodule": "nodule",
-    "Lung opacity": "lung_opacity",
-    "Pulmonary fibrotic sequela": "fibrotic_sequela",
-    "Pleural effusion": "pleural_effusion",
-    "Mosaic attenuation pattern": "mosaic_attenuation",
-    "Peribronchial thickening": "peribronchial_thickening",
-    "Consolidation": "consolidation",
-    "Bronchiectasis": "bronchiectasis",
-    "Interlobular septal thickening": "interlobular_septal_thickening",
-}
-IU_LABELS = {
-    "Atelectasis": "atelectasis",
-    "Cardiomegaly": "cardiomegaly",
-    "Effusion": "pleural_effusion",
-    "Mass": "mass",
-    "Nodule": "nodule",
-    "Pneumonia": "pneumonia",
-    "Pneumothorax": "pneumothorax",
-    "Consolidation": "consolidation",
-    "Edema": "pulmonary_edema",
-    "Emphysema": "emphysema",
-    "Fibrosis": "fibrotic_sequela",
-    "Pleural_Thickening": "pleural_thickening",
-    "Hernia": "hiatal_hernia",
-}
 _CONFIG = SectionsConfig()
 
 
@@ -75,16 +45,16 @@ def readable(text: str) -> bool:
     return True
 
 
-def stated_present(text: str) -> set[str]:
-    """Findings that the report states as present; a consolidation or ground-glass opacity is a lung opacity too."""
-    _, _, findings = parse_report("s", text, _CONFIG)
-    return {row["finding"] for row in findings if row["polarity"] == "present"}
+def stated(text: str, label_set: str) -> dict[str, bool]:
+    """Labels of the set that the report states."""
+    _, sentences, findings = parse_report("s", text, _CONFIG)
+    return report_labels(sentences, findings, load_label_sets()[label_set])
 
 
 def ct_clip(folder: Path) -> list[tuple[str, dict[str, bool]]]:
     with (folder / "5_report_text/ct_clip_labelled/reports_18labels.csv").open(encoding="utf-8") as handle:
         return [
-            (row["report_text"], {ours: row[label] == "1" for label, ours in CT_CLIP_LABELS.items()})
+            (row["report_text"], {label: row[label] == "1" for label in load_label_sets()["ct_rate"].labels})
             for row in csv.DictReader(handle)
         ]
 
@@ -107,23 +77,50 @@ def iu_reports(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def iu_labels(folder: Path) -> dict[str, dict[str, bool]]:
+    """The public labels made from MeSH; Hernia, which that table leaves empty, from the XML's own MeSH terms."""
+    hernia = set()
+    with tarfile.open(folder / "5_report_text/iu_xray/ecgen-radiology.tgz") as archive:
+        for member in archive:
+            handle = archive.extractfile(member) if member.name.endswith(".xml") else None
+            terms = ElementTree.parse(handle).getroot().iter("major") if handle else ()
+            if any(re.match("hernia, (?:hiatal|diaphragmatic)", (e.text or "").lower()) for e in terms):
+                hernia.add(f"CXR{Path(member.name).stem}")
     with (folder / "5_report_text/iu_xray/openi_gld_std14.csv").open(encoding="utf-8") as handle:
         return {
-            row["filename"]: {ours: row[label] == "1" for label, ours in IU_LABELS.items()}
+            row["filename"]: {
+                label: row["filename"] in hernia if label == "Hernia" else row[label] == "1"
+                for label in load_label_sets()["iu_mesh"].labels
+            }
             for row in csv.DictReader(handle)
         }
 
 
-def rejoined(parts: dict[str, str], style: str) -> str:
-    """A plain report from named parts, in one of three header styles."""
+WORDINGS = {
+    "findings": ("Findings", "FINDING", "Report", "Observations", "Radiographic findings", "Fidnings", "CT findings"),
+    "impression": ("Impression", "CONCLUSION", "Opinion", "Summary", "IMPRESION", "Assessment", "Final impression"),
+}
+
+
+def rejoined(parts: dict[str, str], style: int) -> str:
+    """A plain report from named parts; styles 0 to 4 differ in layout, the wording turns with the style as well."""
     given = [(name, text.strip()) for name, text in parts.items() if text.strip()]
-    if style == "upper":
-        return "\n\n".join(f"{name.upper()}:\n{text}" for name, text in given)
-    if style == "sole":
-        return "\n".join(f"{name.title()}\n{text}\n" for name, text in given)
-    return "\n".join(f"{name.title()}: {text}" for name, text in given)
+    pieces = []
+    for number, (name, text) in enumerate(given, 1):
+        wordings = WORDINGS.get(name.lower(), (name,))
+        header = wordings[style // len(LAYOUTS) % len(wordings)]
+        pieces.append(
+            LAYOUTS[style % len(LAYOUTS)].format(upper=header.upper(), title=header.title(), number=number, text=text)
+        )
+    return "\n".join(pieces)
 
 
+LAYOUTS = (
+    "{upper}:\n{text}\n",
+    "{title}\n{text}\n",
+    "{title}: {text}",
+    "{number}. {upper}:\n{text}\n",
+    "**{title}:** {text}\n",
+)
 CT_RATE_PARTS = {
     "clinical information": "ClinicalInformation_EN",
     "technique": "Technique_EN",
@@ -133,10 +130,10 @@ CT_RATE_PARTS = {
 
 
 def sections_recovered(reports: list[dict[str, str]], wanted: tuple[str, ...] = ("findings", "impression")) -> float:
-    """Share of reports whose findings and impression come back exactly, over three header styles in turn."""
+    """Share of reports whose findings and impression come back exactly, over layouts and wordings in turn."""
     right = 0
     for number, parts in enumerate(reports):
-        text = rejoined(parts, ("upper", "sole", "inline")[number % 3])
+        text = rejoined(parts, number)
         got: dict[str, list[str]] = {}
         for section in find_sections(text):
             got.setdefault(section.section, []).append(text[section.start : section.end])
@@ -146,19 +143,38 @@ def sections_recovered(reports: list[dict[str, str]], wanted: tuple[str, ...] = 
     return right / max(1, len(reports))
 
 
-def scores(reports: list[tuple[str, dict[str, bool]]]) -> dict[str, tuple[float, float, float, int]]:
-    """finding → (precision, recall, F1, positives)."""
-    names = list(reports[0][1])
-    counts = {name: [0, 0, 0] for name in names}
+def offset_errors(texts: list[str]) -> tuple[int, int]:
+    """(spans that do not give back their text or lie outside their sentence, spans checked)."""
+    wrong = checked = 0
+    for text in texts:
+        sections, sentences, findings = parse_report("s", text, _CONFIG)
+        for row in sections + sentences:
+            wrong += text[row["start"] : row["end"]] != row["text"]
+        for row in findings:
+            around = sentences[row["sentence_index"]]
+            wrong += not around["start"] <= row["start"] < row["end"] <= around["end"]
+        checked += len(sections) + len(sentences) + len(findings)
+    return wrong, checked
+
+
+def called_findings_without_header(reports: list[dict[str, str]]) -> int:
+    """Reports put together without any header of which some text was called findings or impression all the same."""
+    bare = [" ".join(parts[name].split()) for parts in reports for name in ("findings",) if parts.get(name, "").strip()]
+    return sum(any(s.section != UNSECTIONED for s in find_sections(text)) for text in bare)
+
+
+Scores = dict[str, tuple[float, float, float, int]]
+
+
+def scores(reports: list[tuple[str, dict[str, bool]]], label_set: str = "ct_rate") -> Scores:
+    """label → (precision, recall, F1, positives)."""
+    counts = {name: [0, 0, 0] for name in reports[0][1]}
     for text, labels in reports:
-        stated = stated_present(text)
-        if stated & {"consolidation", "ground_glass_opacity"}:
-            stated.add("lung_opacity")
-        for name in names:
-            said, true = name in stated, labels[name]
-            counts[name][0] += said and true
-            counts[name][1] += said and not true
-            counts[name][2] += true and not said
+        read = stated(text, label_set)
+        for name, true in labels.items():
+            counts[name][0] += read[name] and true
+            counts[name][1] += read[name] and not true
+            counts[name][2] += true and not read[name]
     table = {}
     for name, (hit, extra, missed) in counts.items():
         precision, recall = hit / max(1, hit + extra), hit / max(1, hit + missed)
@@ -166,56 +182,141 @@ def scores(reports: list[tuple[str, dict[str, bool]]]) -> dict[str, tuple[float,
     return table
 
 
-def macro_f1(table: dict[str, tuple[float, float, float, int]]) -> float:
-    return sum(row[2] for row in table.values()) / len(table)
+def macro_f1(table: Scores, least: int = 0) -> float:
+    """Mean F1 of the labels with at least `least` positives."""
+    kept = [row[2] for row in table.values() if row[3] >= least]
+    return sum(kept) / len(kept)
 
 
-def show(title: str, table: dict[str, tuple[float, float, float, int]]) -> None:
-    print(f"\n{title}: macro F1 {macro_f1(table):.3f}")
-    for name, (precision, recall, f1, count) in sorted(table.items(), key=lambda item: item[1][2]):
-        print(f"  {name:34s} P {precision:.3f}  R {recall:.3f}  F1 {f1:.3f}  n {count}")
-
-
-def show_wrong(reports: list[tuple[str, dict[str, bool]]], name: str) -> None:
-    """Sentences behind each wrong label, for reading."""
+def disagreements(reports: list[tuple[str, dict[str, bool]]], label_set: str) -> Counter[str]:
+    """Why reading and label differ, counted: what the report's words say of a label that is wrong."""
+    kinds: Counter[str] = Counter()
     for text, labels in reports:
         _, sentences, findings = parse_report("s", text, _CONFIG)
-        rows: list[dict[str, Any]] = [row for row in findings if row["finding"] == name]
-        said = any(row["polarity"] == "present" for row in rows)
-        if said != labels[name]:
-            print(
-                "EXTRA " if said else "MISSED",
-                [(r["polarity"], sentences[r["sentence_index"]]["text"][:300]) for r in rows],
-            )
+        read = report_labels(sentences, findings, load_label_sets()[label_set])
+        for name, true in labels.items():
+            if read[name] == true:
+                continue
+            named = load_label_sets()[label_set].labels[name].findings
+            said = {row["polarity"] for row in findings if row["finding"] in named}
+            if true:
+                kind = "hedged" if "uncertain" in said else "said in other words" if "present" in said else ""
+                kinds["label set, not report: " + (kind or ("denied" if said else "never named"))] += 1
+            else:
+                kinds["report, not label set: " + ("stated plainly" if "present" in said else "hedged only")] += 1
+    return kinds
+
+
+def score_lines(title: str, table: Scores) -> list[str]:
+    lines = [
+        "",
+        f"## {title}",
+        "",
+        f"Macro F1 {macro_f1(table):.3f}; of labels with 20 positives or more {macro_f1(table, 20):.3f}.",
+        "",
+    ]
+    lines += ["| label | precision | recall | F1 | positives |", "|---|--:|--:|--:|--:|"]
+    for name, (precision, recall, f1, count) in sorted(table.items(), key=lambda item: item[1][2]):
+        lines.append(f"| {name} | {precision:.3f} | {recall:.3f} | {f1:.3f} | {count} |")
+    return lines
+
+
+def _parse_cold(texts: list[str]) -> float:
+    read_findings.cache_clear()
+    started_s = time.process_time()
+    for text in texts:
+        parse_report("s", text, _CONFIG)
+    return time.process_time() - started_s
+
+
+def speed_lines(texts: list[str], streamed: int) -> list[str]:
+    """Reports per second of CPU on each of two processes with empty caches, and memory along a long stream."""
+    started_s = time.perf_counter()
+    with ProcessPoolExecutor(2) as pool:
+        busy_s = list(pool.map(_parse_cold, [texts[::2], texts[1::2]]))
+    wall_s = time.perf_counter() - started_s
+    lines = [
+        "",
+        "## Speed",
+        "",
+        f"{len(texts)} distinct real reports, empty sentence cache, two processes: "
+        f"{len(texts) / max(busy_s):.0f} reports/s by CPU time, {len(texts) / wall_s:.0f} by the clock of a shared machine.",
+    ]
+    marks = []
+    for number in range(streamed):
+        # A number in the text keeps sentences from repeating exactly, so that the cache is under pressure.
+        parse_report("s", f"{texts[number % len(texts)]} Follow-up series {number}.", _CONFIG)
+        if (number + 1) % max(1, streamed // 5) == 0:
+            marks.append(f"{number + 1:,}: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
+    return [*lines, "", f"Peak memory after so many streamed reports: {'; '.join(marks)}."] if marks else lines
+
+
+def show_wrong(reports: list[tuple[str, dict[str, bool]]], name: str, label_set: str) -> None:
+    """Sentences behind each wrong label, for reading; they stay on the screen."""
+    for text, labels in reports:
+        if stated(text, label_set)[name] != labels[name]:
+            named = load_label_sets()[label_set].labels[name].findings
+            _, sentences, findings = parse_report("s", text, _CONFIG)
+            rows: list[dict[str, Any]] = [row for row in findings if row["finding"] in named]
+            said = [(r["polarity"], sentences[r["sentence_index"]]["text"][:300]) for r in rows]
+            print("MISSED" if labels[name] else "EXTRA ", said or text[-600:].replace("\n", " | "))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--half", choices=("tune", "held_out"), default="held_out")
-    parser.add_argument("--wrong", help="print the disagreements of one finding on the tuning half")
-    parser.add_argument("--set", choices=("ct_clip", "iu"), default="ct_clip")
+    parser.add_argument("--wrong", help="print the disagreements of one label on that half, write nothing")
+    parser.add_argument("--set", choices=("ct_rate", "iu_mesh"), default="ct_rate")
+    parser.add_argument("--stream", type=int, default=20_000, help="reports to stream for the memory line")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "sections.md")
     args = parser.parse_args()
     folder = Path(os.environ["GLINT_REAL_DATA"])
-    labelled = ct_clip(folder)
     truth = iu_labels(folder)
-    joined = ((name, rejoined(parts, "inline")) for name, parts in iu_reports(folder))
-    iu = [(text, truth[name]) for name, text in joined if name in truth and readable(text)]
+    by_id = list(iu_reports(folder))
+    iu_texts = [(name, rejoined(parts, 2)) for name, parts in by_id if name in truth]
+    sets = {
+        "ct_rate": ct_clip(folder),
+        "iu_mesh": [(text, truth[name]) for name, text in iu_texts if readable(text)],
+    }
+    halves = {name: [r for i, r in enumerate(rows) if half_of(i) == args.half] for name, rows in sets.items()}
     if args.wrong:
-        show_wrong([r for i, r in enumerate(iu if args.set == "iu" else labelled) if half_of(i) == "tune"], args.wrong)
+        show_wrong(halves[args.set], args.wrong, args.set)
         return
-    show(f"CT-CLIP labels ({args.half})", scores([r for i, r in enumerate(labelled) if half_of(i) == args.half]))
-    show(f"IU labels ({args.half})", scores([r for i, r in enumerate(iu) if half_of(i) == args.half]))
     blank = re.compile(r"^Not given\.?$")
-    rows = [{n: blank.sub("", row[c].strip()) for n, c in CT_RATE_PARTS.items()} for row in ct_rate(folder)]
-    print(f"\nCT-RATE findings and impression recovered: {sections_recovered(rows):.4f} of {len(rows)}")
-    plain = [{k.lower(): v for k, v in parts.items()} for _, parts in iu_reports(folder)]
-    print(f"IU findings and impression recovered: {sections_recovered(plain):.4f} of {len(plain)}")
-    texts = [text for text, _ in labelled + iu]
+    plain = {
+        "CT-RATE": [{n: blank.sub("", row[c].strip()) for n, c in CT_RATE_PARTS.items()} for row in ct_rate(folder)],
+        "IU films": [{k.lower(): v for k, v in parts.items()} for _, parts in by_id],
+    }
+    lines = [
+        "# Stage 05 on real reports",
+        "",
+        "`python benchmarks/sections.py`; reports by id in the order of their archive, every second one held out,",
+        f"the others were read for tuning. This table: {args.half}.",
+        "",
+        "## Sections",
+        "",
+        f"Re-joined into plain text in {len(LAYOUTS)} layouts and {len(WORDINGS['findings'])} wordings of each header, slips of the keyboard among them.",
+        "",
+        "| reports | findings and impression recovered exactly | n | without headers, yet called findings |",
+        "|---|--:|--:|--:|",
+    ]
+    for name, rows in plain.items():
+        lines.append(
+            f"| {name} | {sections_recovered(rows):.4f} | {len(rows)} | {called_findings_without_header(rows)} |"
+        )
+    texts = [text for rows in sets.values() for text, _ in rows]
+    wrong, checked = offset_errors(texts)
+    lines += ["", f"Offset errors: {wrong} of {checked:,} spans."]
+    lines += score_lines("18 labels of CT-CLIP", scores(halves["ct_rate"], "ct_rate"))
+    lines += score_lines("14 labels of the IU films, made from MeSH", scores(halves["iu_mesh"], "iu_mesh"))
+    lines += ["", "Disagreements on the IU films, by what the report's words say:", ""]
+    lines += [f"- {kind}: {count}" for kind, count in sorted(disagreements(halves["iu_mesh"], "iu_mesh").items())]
+    lines += ["", (Path(__file__).parent / "sections_reading.md").read_text("utf-8").strip()]
     random.Random(0).shuffle(texts)
-    started_s = time.perf_counter()
-    for text in texts[:1000]:
-        parse_report("s", text, _CONFIG)
-    print(f"1,000 mixed reports in {time.perf_counter() - started_s:.2f} s on one core (sentence cache warm)")
+    lines += speed_lines(texts, args.stream)
+    page = "\n".join(lines) + "\n"
+    print(page)
+    args.out.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

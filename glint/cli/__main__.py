@@ -21,7 +21,7 @@ COMMANDS = (
     "evaluate",
 )
 """The stages, in order."""
-TOOLS = ("receipt", "commit", "status")
+TOOLS = ("receipt", "commit", "status", "report-table")
 """What works across stages."""
 
 
@@ -30,7 +30,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="glint", description="From raw DICOM and reports to a trained GLINT.")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name in [command] if command in (*COMMANDS, *TOOLS) else (*COMMANDS, *TOOLS):
-        module = importlib.import_module(f"glint.cli.{name}")
+        module = importlib.import_module(f"glint.cli.{name.replace('-', '_')}")
         subparser = subparsers.add_parser(name, help=module.HELP, description=module.HELP)
         module.add_arguments(subparser)
         subparser.set_defaults(run=module.run)

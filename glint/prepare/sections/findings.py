@@ -54,7 +54,7 @@ class _Event:
     end: int
 
 
-@lru_cache(maxsize=200_000)
+@lru_cache(maxsize=50_000)
 def read_findings(sentence: str) -> tuple[Finding, ...]:
     """Statements of a sentence in order of their spans; a mention at several places yields one statement per place.
 

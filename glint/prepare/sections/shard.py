@@ -21,6 +21,11 @@ from glint.prepare.sections.sentence_classes import finding_class, sentence_clas
 from glint.prepare.sections.sentences import sentence_spans
 
 Row = dict[str, Any]
+_MARKUP = re.compile(
+    r"\s*(?:\{\\rtf|<!doctype|<\?xml|<html)|<(?:/?(?:html|body|div|p|table|tr|td|span|b|i|font)|br)\b[^<>]{0,200}/?>",
+    re.I,
+)
+_MAX_TAGS = 2
 _WORD = re.compile(r"[^\W\d_]{2,}")
 
 
@@ -116,7 +121,7 @@ def check_readable(text: str, config: SectionsConfig) -> None:
     """Refuse what is no English report.
 
     Raises:
-        Quarantine: empty_report, too_long, not_text, other_language.
+        Quarantine: empty_report, too_long, not_text, markup, other_language.
     """
     letters = sum(c.isalpha() for c in text)
     visible = sum(not c.isspace() for c in text)
@@ -127,6 +132,8 @@ def check_readable(text: str, config: SectionsConfig) -> None:
     unprintable = sum(not (c.isprintable() or c.isspace()) or c == "\ufffd" for c in text)
     if unprintable > 0.02 * len(text) or letters < config.min_letter_share * visible:
         raise Quarantine("not_text", "control characters or too few letters")
+    if _MARKUP.match(text) or len(_MARKUP.findall(text)) > _MAX_TAGS:
+        raise Quarantine("markup", "HTML, XML or RTF; export reports as plain text")
     words = [word.lower() for word in _WORD.findall(text)]
     known = sum(word in _known_words() for word in words)
     if known < config.min_english_share * len(words):

@@ -44,7 +44,9 @@ def wrong_polarities() -> list[tuple[str, str, str]]:
 
 
 def wrong_sides() -> list[tuple[str, str, set[str | None]]]:
-    read = [(s, side, {f.laterality for f in read_findings(s) if f.finding == name}) for s, name, side in laterality_cases()]
+    read = [
+        (s, side, {f.laterality for f in read_findings(s) if f.finding == name}) for s, name, side in laterality_cases()
+    ]
     return [row for row in read if row[2] != {row[1]}]
 
 

@@ -28,19 +28,19 @@ def test_eighteen_labels_of_held_out_chest_ct_reports_reach_macro_f1_of_0_90(hel
 
 
 @pytest.mark.parametrize(
-    ("finding", "floor"),
+    ("label", "floor"),
     [
-        ("nodule", 0.9),
-        ("consolidation", 0.8),
-        ("pleural_effusion", 0.92),
-        ("emphysema", 0.95),
-        ("atelectasis", 0.85),
-        ("cardiomegaly", 0.95),
-        ("hiatal_hernia", 0.97),
+        ("Lung nodule", 0.9),
+        ("Consolidation", 0.8),
+        ("Pleural effusion", 0.92),
+        ("Emphysema", 0.95),
+        ("Atelectasis", 0.85),
+        ("Cardiomegaly", 0.95),
+        ("Hiatal hernia", 0.97),
     ],
 )
-def test_findings_shared_with_the_demo_are_read_from_real_reports(held_out_scores, finding, floor):
-    assert held_out_scores[finding][2] >= floor
+def test_findings_shared_with_the_demo_are_read_from_real_reports(held_out_scores, label, floor):
+    assert held_out_scores[label][2] >= floor
 
 
 def test_findings_and_impression_of_ct_rate_come_back_from_plain_text(real_data):

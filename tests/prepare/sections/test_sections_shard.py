@@ -1,5 +1,7 @@
 """One shard of reports through stage 05: whole tables, spans that round-trip, a reason for every refusal."""
 
+import time
+
 import polars as pl
 import pytest
 
@@ -7,7 +9,7 @@ from glint.cli.__main__ import main
 from glint.core.config.sections import SectionsConfig
 from glint.core.errors import Quarantine
 from glint.formats.manifest import manifest_frame, read_manifest, write_manifest
-from glint.prepare.sections.shard import check_readable, section_shard
+from glint.prepare.sections.shard import check_readable, parse_report, section_shard
 
 GOOD = """CLINICAL INFORMATION: Known lung mass on the left, pneumothorax?
 TECHNIQUE: CT of the chest without contrast.
@@ -32,6 +34,11 @@ BAD = {
         "other_language",
     ),
     "arabic": ("لا يوجد انصباب جنبي في الرئتين ولا توجد عقيدات", "other_language"),
+    "hebrew": ("אין תפליט פלאורלי בריאות ואין קשריות. הלב בגודל תקין.", "other_language"),
+    "utf16": ("FINDINGS: No nodule is seen in the lung.".encode("utf-16-le").decode("latin-1"), "not_text"),
+    "html": ("<html><body><p>FINDINGS: No nodule is seen.</p></body></html>", "markup"),
+    "html_inside": ("FINDINGS:<br>No nodule.<br>No effusion is seen in the <b>left</b> lung.<br>", "markup"),
+    "rtf": (r"{\rtf1\ansi\deff0 {\fonttbl{\f0 Arial;}} FINDINGS: No nodule is seen in the lung.\par}", "markup"),
     "long": ("No nodule is seen in the lung. " * 10_000, "too_long"),
 }
 
@@ -130,3 +137,21 @@ def test_a_million_characters_in_one_line_end_quickly_with_a_reason():
     with pytest.raises(Quarantine) as refusal:
         check_readable("no nodule " * 100_000, SectionsConfig())
     assert refusal.value.reason == "too_long"
+
+
+def test_ten_thousand_sentences_are_read_in_seconds():
+    text = "FINDINGS: " + "No mass seen. " * 10_000
+    started_s = time.process_time()
+    check_readable(text, SectionsConfig())
+    _, sentences, _ = parse_report("s", text, SectionsConfig())
+    assert len(sentences) == 10_000
+    assert time.process_time() - started_s < 8
+
+
+def test_a_million_letters_without_a_space_end_with_a_reason():
+    with pytest.raises(Quarantine):
+        check_readable("x" * 1_000_000, SectionsConfig())
+
+
+def test_signs_of_comparison_are_no_markup():
+    check_readable("FINDINGS: Nodules < 3 mm in the left lung, effusion > 2 cm. No mass.", SectionsConfig())

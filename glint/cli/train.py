@@ -1,6 +1,7 @@
 """`glint train`: stage 09, volumes, sentences and teacher tokens → a GLINT checkpoint and its curves."""
 
 import argparse
+import os
 from pathlib import Path
 
 from glint.cli.arguments import add_config_argument, add_time_limit_argument, stage_config_from_args
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Train, or go on training, and write the checkpoint; one of several processes where torchrun started it."""
     limit = time_limit(args.max_minutes)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic with a fixed workspace only
     import torch
 
     from glint.formats.checkpoint import write_checkpoint
@@ -60,10 +62,11 @@ def run(args: argparse.Namespace) -> None:
         config, arm=args.arm, teacher=teacher, sentence_encoder=load_sentence_encoder(config.text), training=training
     )
     with ranks_of_this_job() as ranks:
+        model.to(ranks.device(config.device))
         if ranks.first:
             shared = f", shared by {ranks.size} processes" if ranks.size > 1 else ""
             log(
-                f"train {args.arm}: {len(training)} studies, {len(set(training.queries.texts))} different sentences{shared}"
+                f"train {args.arm}: {len(training)} studies, {len(set(training.queries.texts))} different sentences{shared}, on {model.device.type}"
             )
         finished = train(
             model,

@@ -52,6 +52,11 @@ class Glint(nn.Module):
         self.sigmoid_bias = nn.Parameter(torch.tensor(loss.sigmoid_bias_init))
 
     @property
+    def device(self) -> torch.device:
+        """Where the weights lie; inputs have to lie there too."""
+        return self.null_D.device
+
+    @property
     def inverse_temperature(self) -> Tensor:
         """kappa of the contrastive loss."""
         return self.log_inverse_temperature.exp().clamp(max=self.config.loss.inverse_temperature_max)

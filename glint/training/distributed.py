@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -52,6 +52,12 @@ class Ranks:
 
     rank: int = 0
     size: int = 1
+
+    def device(self, choice: Literal["auto", "cpu"]) -> torch.device:
+        """Where this rank computes: its own GPU, or the processor where PyTorch sees none or `choice` is `cpu`."""
+        if choice == "cpu" or not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", torch.cuda.current_device())
 
     @property
     def first(self) -> bool:

@@ -54,9 +54,12 @@ def restore_run(run: Run, path: Path, *, key: str) -> bool:
         return False
     run.model.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
     for name, parameter in _optimized(run.optimizer):
-        slots = {slot: tensors.get(f"optimizer.{slot}.{name}") for slot in ("step", "exp_avg", "exp_avg_sq")}
-        if all(tensor is not None for tensor in slots.values()):
-            run.optimizer.state[parameter] = slots
+        names = {slot: f"optimizer.{slot}.{name}" for slot in ("step", "exp_avg", "exp_avg_sq")}
+        if all(held in tensors for held in names.values()):
+            slots = {slot: tensors[held] for slot, held in names.items()}
+            # Adam counts its steps on the CPU; its moments lie where the parameter does.
+            moved = {slot: tensor if slot == "step" else tensor.to(parameter.device) for slot, tensor in slots.items()}
+            run.optimizer.state[parameter] = moved
     run.step, run.curves = record["step"], record["curves"]
     return True
 
@@ -72,6 +75,7 @@ def optimise(run: Run, training: StudySet, config: TrainConfig, *, ranks: Ranks 
     depth = run.model.student.encoder.depth
     blocks = (depth - 1,) if resting else config.loss.dense_blocks if config.loss.dense > 0 else ()
     batch = make_batch(training, config, step=run.step, blocks=blocks, resting=resting, ranks=ranks)
+    batch = batch.to(run.model.device)
     set_rates(run.optimizer, rate_factors(run.step, config))
     gram_generator = torch.Generator().manual_seed(derived_seed(config.seed, "gram", run.step))
     progress = run.step / (config.head_steps + config.steps)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,6 +31,16 @@ class Batch:
     sentences: tuple[str, ...]
     relation_TB: Tensor
     teacher: Mapping[int, Tensor]
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch with its tensors on `device`."""
+        return replace(
+            self,
+            volume_BCZYX=None if self.volume_BCZYX is None else self.volume_BCZYX.to(device),
+            patch_weight_BP=self.patch_weight_BP.to(device),
+            relation_TB=self.relation_TB.to(device),
+            teacher={block: tokens_BPD.to(device) for block, tokens_BPD in self.teacher.items()},
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

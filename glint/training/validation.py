@@ -57,9 +57,9 @@ def zero_shot_auroc(model: Glint, studies: StudySet, findings: Sequence[str]) ->
     scores = []
     for start in range(0, len(studies), STUDIES_PER_PASS):
         rows = list(range(start, min(start + STUDIES_PER_PASS, len(studies))))
-        tokens = model.encode_volume(torch.from_numpy(volume_tensor(studies, rows)))
-        weight_BP = torch.from_numpy(studies.weight_BP[rows])
-        scores.append(model.score(tokens, encoded_text, weight_BP).score_TB.double().numpy())
+        tokens = model.encode_volume(torch.from_numpy(volume_tensor(studies, rows)).to(model.device))
+        weight_BP = torch.from_numpy(studies.weight_BP[rows]).to(model.device)
+        scores.append(model.score(tokens, encoded_text, weight_BP).score_TB.double().cpu().numpy())
     model.train(training)
     score_TB = np.concatenate(scores, axis=1)
     found = {}

@@ -3,6 +3,7 @@
 Needs root, Debian's packages slurmctld, slurmd, slurm-client and munge, and a machine without a Slurm of its own.
 """
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -89,6 +90,8 @@ def missing() -> str | None:
     absent = [name for name in (*DAEMONS, "sbatch", "scontrol", "setpriv") if shutil.which(name) is None]
     if absent:
         return f"no {absent[0]} here: make check-slurm installs Slurm"
+    if importlib.util.find_spec("snakemake_executor_plugin_slurm") is None:
+        return "no Slurm executor of Snakemake here: make check-slurm installs it"
     if os.geteuid() != 0:
         return "Slurm's daemons need root"
     if any(path.exists() and not _left_behind(path) for path in LINKS):

@@ -161,6 +161,10 @@ class TrainConfig(StageConfig):
     threads: int = Field(
         default=2, ge=1, description="processor threads; results are bit-equal for one number of them only"
     )
+    device: Literal["auto", "cpu"] = Field(
+        default="auto",
+        description="auto: the GPU of each process where there is one; cpu: never a GPU, bit-equal results",
+    )
     seed: int = Field(default=0, ge=0, description="seed of initial weights, batches, augmentation")
     head_steps: int = Field(
         default=400,

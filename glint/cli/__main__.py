@@ -21,7 +21,7 @@ COMMANDS = (
     "evaluate",
 )
 """The stages, in order."""
-TOOLS = ("receipt", "commit", "status", "report-table")
+TOOLS = ("receipt", "commit", "status", "report-table", "audit")
 """What works across stages."""
 
 

@@ -144,3 +144,17 @@ def write_ct_series(
         path = Path(folder) / f"{prefix}{index + 1:04d}"
         files.append(write_dataset(path, dataset, transfer_syntax=transfer_syntax, preamble=preamble))
     return files
+
+
+def chest_between_neck_and_belly_hu(num_slices: int = 24, rows: int = 48, columns: int = 64) -> np.ndarray:
+    """int16 (z, y, x) HU: a body, two lungs, a heart and a spine whose outlines change from slice to slice."""
+    z, y, x = np.meshgrid(*(np.linspace(-1, 1, size) for size in (num_slices, rows, columns)), indexing="ij")
+    hu = np.full(z.shape, -1000.0)
+    hu[(x / (0.85 + 0.08 * z)) ** 2 + (y / (0.75 - 0.06 * z)) ** 2 < 1] = 40
+    for side, depth in ((-1, 0.55), (1, 0.5)):
+        hu[((x - side * 0.4) / 0.3) ** 2 + ((y + 0.05 * z) / depth) ** 2 + (z / 1.3) ** 2 < 1] = -850
+    hu[((x - 0.15) / 0.3) ** 2 + ((y + 0.1) / 0.3) ** 2 + ((z + 0.3) / 0.6) ** 2 < 1] = 55
+    hu[(x / 0.12) ** 2 + ((y - 0.5) / 0.12) ** 2 < 1] = 400 + 300 * np.sin(
+        6 * z[(x / 0.12) ** 2 + ((y - 0.5) / 0.12) ** 2 < 1]
+    )
+    return np.rint(hu + 15 * np.sin(4 * x + 2 * z) * np.cos(3 * y - z)).astype(np.int16)

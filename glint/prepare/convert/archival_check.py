@@ -58,7 +58,8 @@ def run_dcm2niix(folder: Path, output_folder: Path, *, repaired_too: bool = Fals
     made = sorted(entry.name.removeprefix(OUTPUT) for entry in output_folder.iterdir())
     if -finished.returncode in (signal.SIGKILL, signal.SIGTERM):
         raise GlintError("dcm2niix was killed from outside: give the job more memory, or fewer --workers")
-    if finished.returncode != 0:
+    # Its own repair can't handle unsigned 16 bits and ends with 1, the slices as they are written nevertheless.
+    if finished.returncode != 0 and not (repaired_too and ".nii" in made):
         raise _disagree(f"dcm2niix ended with exit code {finished.returncode}")
     if repaired_too:
         made = [name for name in made if not REPAIRED.fullmatch(name)]

@@ -18,7 +18,9 @@ from glint.formats.dicom_series import SliceHeader
 
 SEEN_HU = (-1024, 400)  # beyond it metal and padding outweigh anatomy
 BLOCKS = 32  # per in-plane edge: means over a block calm noise below anatomy's change from slice to slice
-WINDOW_SLICES = 64  # exchanged slices further apart show as two strangers
+WINDOW_SLICES = 8  # exchanged slices further apart show as two strangers; longer runs meet a body's own symmetry
+END_SLICES = 3  # a run at the end of the stack has one neighbour to tell by: only short ones are judged
+LEAST_HU = 0.25  # a difference below is none: air around the body, rounding
 CLEARLY_IN_ORDER = 0.9
 
 
@@ -40,9 +42,9 @@ def strangeness(distances_ZZ: NDArray[np.float64]) -> NDArray[np.float64]:
     The first and last slice have one neighbour; the distance to it is compared with four times the next one.
     """
     step = np.diagonal(distances_ZZ, 1)
-    across = np.maximum(np.diagonal(distances_ZZ, 2), 1e-6)
+    across = np.maximum(np.diagonal(distances_ZZ, 2), LEAST_HU)
     inner = np.minimum(step[:-1], step[1:]) / across
-    first, last = step[0] / max(4 * step[1:3].max(), 1e-6), step[-1] / max(4 * step[-3:-1].max(), 1e-6)
+    first, last = step[0] / max(4 * step[1:3].max(), LEAST_HU), step[-1] / max(4 * step[-3:-1].max(), LEAST_HU)
     return np.array([first, *inner, last])
 
 
@@ -54,7 +56,7 @@ def reversal_gain(distances_ZZ: NDArray[np.float64]) -> NDArray[np.float64]:
     Shape (Z, Z), 0 where no run is.
     """
     count = len(distances_ZZ)
-    floor = np.maximum(distances_ZZ, 1e-6)
+    floor = np.maximum(distances_ZZ, LEAST_HU)
     gain = np.zeros((count, count))
     for length in range(2, min(WINDOW_SLICES, count - 1) + 1):
         first = np.arange(count - length + 1)
@@ -62,7 +64,8 @@ def reversal_gain(distances_ZZ: NDArray[np.float64]) -> NDArray[np.float64]:
         before, after = first - 1, np.minimum(last + 1, count - 1)
         left = np.where(before >= 0, floor[before, first] / floor[before, last], np.inf)
         right = np.where(last + 1 < count, floor[last, after] / floor[first, after], np.inf)
-        gain[first, last] = np.minimum(left, right)
+        at_end = (before < 0) | (last + 1 == count)
+        gain[first, last] = np.where(at_end & (length > END_SLICES), 0, np.minimum(left, right))
     return gain
 
 

@@ -12,12 +12,19 @@ from numpy.typing import ArrayLike, NDArray
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.pixels import iter_pixels, pixel_array
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
+from pydicom.uid import CTImageStorage, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from glint.core.errors import InputError, Quarantine
 
 INT16 = np.iinfo(np.int16)
-FUNCTIONAL_GROUPS = ("PlanePosition", "PlaneOrientation", "PixelMeasures", "PixelValueTransformation", "FrameContent")
+FUNCTIONAL_GROUPS = ("PlanePosition", "PlaneOrientation", "PixelMeasures", "PixelValueTransformation")
+FRAME_ELEMENTS = (
+    "PerFrameFunctionalGroupsSequence",
+    "SharedFunctionalGroupsSequence",
+    "DimensionIndexSequence",
+    "DimensionOrganizationSequence",
+    "NumberOfFrames",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,12 +90,9 @@ def _padding(dataset: Dataset) -> tuple[float, float] | None:
 
 def _header(path: Path, dataset: Dataset, frame: int | None = None) -> SliceHeader:
     """The header of a slice, or of one frame: what a functional group says comes before the data set's own."""
-    place, plane, pixel, values, content = (
-        _frame_group(dataset, frame, f"{group}Sequence") for group in FUNCTIONAL_GROUPS
-    )
+    place, plane, pixel, values = (_frame_group(dataset, frame, f"{group}Sequence") for group in FUNCTIONAL_GROUPS)
     spacing = _numbers(pixel, "PixelSpacing", 2)
     slope, intercept = _numbers(values, "RescaleSlope", 1), _numbers(values, "RescaleIntercept", 1)
-    number = _integer(dataset, "InstanceNumber", 0)
     return SliceHeader(
         path=path,
         frame=frame,
@@ -103,7 +107,7 @@ def _header(path: Path, dataset: Dataset, frame: int | None = None) -> SliceHead
         intercept=intercept[0] if intercept else None,
         rescale_type=str(values.get("RescaleType") or "HU").strip().upper(),
         padding=_padding(dataset),
-        instance_number=number if frame is None else _integer(content, "InStackPositionNumber", frame + 1),
+        instance_number=_integer(dataset, "InstanceNumber", 0) if frame is None else frame + 1,
         deflated=dataset.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian,
         patient=str(dataset.get("PatientID") or ""),
         study=str(dataset.get("StudyInstanceUID") or ""),
@@ -237,14 +241,53 @@ def numbered_by_position(headers: Sequence[SliceHeader]) -> bool:
     return bool((steps > 0).all() or (steps < 0).all())
 
 
+def one_rescale(headers: Sequence[SliceHeader]) -> bool:
+    """Do all slices share slope and intercept?"""
+    return len({(header.slope, header.intercept) for header in headers}) == 1
+
+
 def write_renumbered_copy(headers: Sequence[SliceHeader], folder: Path) -> None:
-    """Copy ordered slices into `folder`, inflated, with instance numbers 1, 2, … in their order; pixels untouched."""
+    """Copy ordered slices into `folder`, inflated, with instance numbers 1, 2, … in their order; pixels untouched.
+
+    A frame becomes a slice of its own, uncompressed.
+    """
+    if headers[0].frame is not None:
+        _write_frames_as_slices(headers, folder)
+        return
     for number, header in enumerate(headers, 1):
         dataset = _read(header.path)
         dataset.InstanceNumber = number
         if header.deflated:
             dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         dataset.save_as(folder / f"{number:06d}.dcm")
+
+
+def _write_frames_as_slices(headers: Sequence[SliceHeader], folder: Path) -> None:
+    sources: dict[Path, Dataset] = {}
+    for place, stored in _stored_slices(headers):
+        header = headers[place]
+        if header.path not in sources:
+            sources[header.path] = _without_frames(_read(header.path, stop_before_pixels=True))
+        dataset = sources[header.path]
+        dataset.SOPInstanceUID = f"2.25.{place + 1}"
+        dataset.InstanceNumber = place + 1
+        dataset.ImagePositionPatient = [f"{value:.10g}" for value in header.position_mm or ()]
+        dataset.ImageOrientationPatient = [f"{value:.10g}" for value in header.orientation or ()]
+        dataset.PixelSpacing = [f"{value:.10g}" for value in header.spacing_mm_yx or ()]
+        dataset.RescaleSlope, dataset.RescaleIntercept = header.slope, header.intercept
+        dataset.PixelData = stored.tobytes()
+        dataset["PixelData"].VR = "OW"
+        dataset.save_as(folder / f"{place + 1:06d}.dcm", enforce_file_format=True)
+
+
+def _without_frames(dataset: Dataset) -> Dataset:
+    for keyword in FRAME_ELEMENTS:
+        if keyword in dataset:
+            delattr(dataset, keyword)
+    dataset.SOPClassUID = CTImageStorage
+    dataset.file_meta.MediaStorageSOPClassUID = CTImageStorage
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return dataset
 
 
 def lps_to_ras(affine: ArrayLike) -> NDArray[np.float64]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from glint.core.errors import GeometryError, GlintError, InputError, Quarantine
 from glint.core.geometry import reorient
-from glint.formats.dicom_series import SliceHeader, numbered_by_position, write_renumbered_copy
+from glint.formats.dicom_series import SliceHeader, numbered_by_position, one_rescale, write_renumbered_copy
 from glint.formats.nifti import read_nifti
 
 OUTPUT = "volume"  # a fixed name: dcm2niix's default builds file names out of header values
@@ -125,8 +125,8 @@ def check_with_dcm2niix(
 ) -> None:
     """Convert the series of `headers` (one folder, nothing else in it) with dcm2niix and compare it with our reading.
 
-    dcm2niix orders by instance number first and misreads a series where those jump, and it can't inflate: such a
-    series is handed over as a renumbered, inflated copy.
+    dcm2niix orders by instance number first and misreads a series where those jump, it can't inflate, and gives all
+    frames of a file the first one's rescale: such a series is handed over as a renumbered copy, inflated, a file a slice.
 
     Raises:
         Quarantine: `converter_disagrees`.
@@ -137,8 +137,9 @@ def check_with_dcm2niix(
         if shutil.disk_usage(scratch).free < 3 * volume_ZYX.nbytes + SPARE_BYTES:
             # A full disk is no fault of the series: dcm2niix would fail and every series would be refused.
             raise OSError(errno.ENOSPC, "no space for dcm2niix's output; set TMPDIR to a larger disk")
-        plain = all(header.frame is None for header in headers)
-        if plain and (not numbered_by_position(headers) or any(header.deflated for header in headers)):
+        framed = headers[0].frame is not None
+        takes_first_rescale = framed and not one_rescale(headers)
+        if takes_first_rescale or not numbered_by_position(headers) or any(header.deflated for header in headers):
             folder = Path(scratch, "series")
             folder.mkdir()
             write_renumbered_copy(headers, folder)

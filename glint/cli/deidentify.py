@@ -20,6 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="images|reports")
     images = kinds.add_parser("images", help="clean the DICOM series of one shard")
     images.add_argument("--index", type=Path, required=True, help="the shard's folder made by `glint index images`")
+    images.add_argument(
+        "--raw", nargs="*", type=Path, default=[], help="the raw folders, where they moved since they were indexed"
+    )
     images.add_argument("--workers", type=int, default=1, help="processes")
     reports = kinds.add_parser("reports", help="clean the report texts of one shard")
     reports.add_argument("--reports", type=Path, required=True, help="the shard's reports.parquet")
@@ -46,10 +49,14 @@ def _params_digest(config: DeidentifyConfig) -> str:
 
 
 def _run_images(args: argparse.Namespace, config: DeidentifyConfig, pseudonyms: Pseudonyms) -> None:
+    from glint.formats.header_cache import indexed_folders, located
     from glint.prepare.deidentify.images import clean_shard
 
     tables = {name: read_manifest(args.index / f"{name}.parquet", f"index_{name}") for name in ("studies", "series")}
-    instances = read_manifest(args.index / "instances.parquet", "index_instances")
+    instances = located(
+        read_manifest(args.index / "instances.parquet", "index_instances"),
+        args.raw or indexed_folders(args.index.parent),
+    )
     out: Path = args.out
     with atomic_directory(out.parent) as folder:
         manifest, audit = clean_shard(

@@ -61,7 +61,10 @@ def _counted(values: pl.Series) -> str:
 
 def _summarize_images(found: IndexedImages, out: Path) -> None:
     studies, series = found.studies, found.series
-    log(f"files:   {found.num_dicom} DICOM, {found.num_unreadable} unreadable, {found.num_other} other")
+    archives = f" ({found.num_archives} archives read)" if found.num_archives else ""
+    log(f"files:   {found.num_dicom} DICOM{archives}, {found.num_unreadable} unreadable, {found.others.height} other")
+    if found.others.height:
+        log(f"other:   {_counted(found.others['kind'])}; no error, listed in {out / 'other_files.parquet'}")
     log(f"studies: {studies.height}, {(studies['status'] == 'ok').sum()} with a usable volume")
     log(f"series:  {series.height}: {_counted(series['kind'])}; {(series['status'] == 'ok').sum()} usable")
     for level in ("file", "instance", "series"):

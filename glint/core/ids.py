@@ -49,6 +49,11 @@ def create_key(path: Path | str) -> bytes:
     return read_key(file)
 
 
+def part_uid(series_uid: str, part: str) -> str:
+    """What stands for a part of a split series wherever its Series Instance UID is mapped; the UID itself for a whole one."""
+    return f"{series_uid.strip()}#{part}" if part else series_uid
+
+
 @dataclass(frozen=True)
 class Pseudonyms:
     """Maps original identifiers to pseudonyms under one secret key."""

@@ -6,6 +6,7 @@ Source: DICOM PS3.10 section 7 (preamble, file meta information), PS3.5 section 
 import hashlib
 import io
 import logging
+import math
 import os
 import struct
 import warnings
@@ -97,12 +98,15 @@ class InstanceHeader:
     transfer_syntax: str
     instance_number: int | None
     acquisition_number: int | None
+    temporal_position: int | None
+    acquisition_time: str
     rows: int | None
     columns: int | None
     num_frames: int
     position: tuple[float, ...] | None
     orientation: tuple[float, ...] | None
     pixel_spacing: tuple[float, ...] | None
+    slice_thickness: float | None
     pixels: str
     raw_patient_id: str
     accession: str
@@ -163,7 +167,7 @@ def _numbers(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...] | 
         values = tuple(float(part) for part in parts)
     except ValueError:
         return None
-    return values if len(values) == count else None
+    return values if len(values) == count and all(map(math.isfinite, values)) else None
 
 
 def _looks_bare(head: bytes, size: int) -> bool:
@@ -172,6 +176,11 @@ def _looks_bare(head: bytes, size: int) -> bool:
         return False
     explicit = head[4:6].isalpha() and head[4:6].isupper()
     return explicit or struct.unpack_from("<I", head, 4)[0] < min(size, 4096)
+
+
+def looks_like_dicom(head: bytes) -> bool:
+    """True where the first 132 bytes or more may start a Part 10 file or a bare data set."""
+    return head[128:132] == b"DICM" or _looks_bare(head, 4096)
 
 
 def is_dicom(path: Path | str) -> bool:
@@ -215,6 +224,12 @@ def _persons(dataset: Dataset, keywords: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for keyword in keywords for name in _texts(dataset, keyword)))
 
 
+def _acquisition_time(dataset: Dataset) -> str:
+    """Date and time of acquisition as sortable text, "" where either is absent."""
+    day, time = _text(dataset, "AcquisitionDate"), _text(dataset, "AcquisitionTime")
+    return _text(dataset, "AcquisitionDateTime") or (f"{day}{time}" if day and time else "")
+
+
 def _header(dataset: Dataset, file: str, size: int, digest: str, pixels: str) -> InstanceHeader:
     meta = getattr(dataset, "file_meta", Dataset())
     return InstanceHeader(
@@ -234,12 +249,15 @@ def _header(dataset: Dataset, file: str, size: int, digest: str, pixels: str) ->
         transfer_syntax=str(meta.get("TransferSyntaxUID", "")),
         instance_number=_number(dataset, "InstanceNumber"),
         acquisition_number=_number(dataset, "AcquisitionNumber"),
+        temporal_position=_number(dataset, "TemporalPositionIdentifier"),
+        acquisition_time=_acquisition_time(dataset),
         rows=_number(dataset, "Rows"),
         columns=_number(dataset, "Columns"),
         num_frames=_number(dataset, "NumberOfFrames") or 1,
         position=_numbers(dataset, "ImagePositionPatient", 3),
         orientation=_numbers(dataset, "ImageOrientationPatient", 6),
         pixel_spacing=_numbers(dataset, "PixelSpacing", 2),
+        slice_thickness=next(iter(_numbers(dataset, "SliceThickness", 1) or ()), None),
         pixels=pixels,
         raw_patient_id=_text(dataset, "PatientID"),
         accession=_text(dataset, "AccessionNumber"),
@@ -259,25 +277,29 @@ def read_header(path: Path | str) -> InstanceHeader | None:
         Quarantine: `unreadable`, the file claims to be DICOM but can't be parsed.
     """
     with Path(path).open("rb") as handle:
-        size = os.fstat(handle.fileno()).st_size
-        head = handle.read(132)
-        if head[128:] != b"DICM" and not _looks_bare(head, size):
+        return parse_header(handle, str(path), os.fstat(handle.fileno()).st_size)
+
+
+def parse_header(handle: BinaryIO, file: str, size: int) -> InstanceHeader | None:
+    """`read_header` of an open file of `size` bytes, named `file`."""
+    head = handle.read(132)
+    if head[128:] != b"DICM" and not _looks_bare(head, size):
+        return None
+    handle.seek(0)
+    try:
+        dataset = pydicom.dcmread(handle, stop_before_pixels=True, force=True)
+        offset = handle.tell()
+        if dataset.file_meta.get("MediaStorageSOPClassUID") == pydicom.uid.MediaStorageDirectoryStorage:
             return None
+        if dataset.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+            pixels = "complete"  # lengths are hidden in the deflated stream; stage 02 reads it whole
+        else:
+            pixels = _pixel_state(handle, dataset, offset, size)
         handle.seek(0)
-        try:
-            dataset = pydicom.dcmread(handle, stop_before_pixels=True, force=True)
-            offset = handle.tell()
-            if dataset.file_meta.get("MediaStorageSOPClassUID") == pydicom.uid.MediaStorageDirectoryStorage:
-                return None
-            if dataset.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-                pixels = "complete"  # lengths are hidden in the deflated stream; stage 02 reads it whole
-            else:
-                pixels = _pixel_state(handle, dataset, offset, size)
-            handle.seek(0)
-            digest = hashlib.sha256(handle.read(offset)).hexdigest()
-            return _header(dataset, str(path), size, digest, pixels)
-        except Exception as error:  # whatever a broken file provokes in a parser means the same here
-            raise Quarantine("unreadable", "the file starts like DICOM but can't be parsed") from error
+        digest = hashlib.sha256(handle.read(offset)).hexdigest()
+        return _header(dataset, file, size, digest, pixels)
+    except Exception as error:  # whatever a broken file provokes in a parser means the same here
+        raise Quarantine("unreadable", "the file starts like DICOM but can't be parsed") from error
 
 
 def read_dataset(content: bytes) -> FileDataset:
@@ -293,6 +315,17 @@ def read_dataset(content: bytes) -> FileDataset:
     if stored_transfer_syntax(dataset) == ExplicitVRBigEndian:
         raise Quarantine("unsupported_transfer_syntax", "big-endian files are retired; convert them first")
     return dataset
+
+
+def pixel_digest(content: bytes) -> str:
+    """SHA-256 of the stored Pixel Data of a whole file, "" where it has none.
+
+    Raises:
+        Quarantine: see `read_dataset`.
+    """
+    dataset = read_dataset(content)
+    tag = _tag("PixelData")
+    return hashlib.sha256(bytes(dataset.get_item(tag).value)).hexdigest() if tag in dataset else ""
 
 
 def stored_transfer_syntax(dataset: FileDataset) -> str:

@@ -25,15 +25,16 @@ def test_what_a_header_says_survives_the_cache(tmp_path, elements):
     files = [RawFile(stamp=2**64 - 1 - place, source=f"0/{path.name}") for place, path in enumerate(paths)]
     headers = [read_header(path) for path in paths]
     write_manifest(tmp_path / "part.parquet", headers_frame(files, headers), "index_headers")
-    cached = headers_of(read_manifest(tmp_path / "part.parquet", "index_headers"), [tmp_path / "raw"])
-    assert [asdict(header) for header in cached] == [asdict(header) for header in headers if header is not None]
+    cached = headers_of(read_manifest(tmp_path / "part.parquet", "index_headers"))
+    told = [asdict(header) | {"file": f"0/{path.name}"} for header, path in zip(headers, paths, strict=True)]
+    assert [asdict(header) for header in cached] == told
 
 
 def test_files_that_gave_no_header_are_remembered_as_such():
     files = [RawFile(stamp=place, source=f"0/{place}") for place in range(2)]
-    frame = headers_frame(files, [None, "unreadable"])
-    assert frame["state"].to_list() == ["other", "unreadable"]
-    assert headers_of(frame, []) == []
+    frame = headers_frame(files, ["text", "unreadable"])
+    assert frame["state"].to_list() == ["text", "unreadable"]
+    assert headers_of(frame) == []
 
 
 def test_a_stamp_tells_place_size_and_time_apart():

@@ -65,7 +65,17 @@ def test_a_complete_chest_series_is_a_volume(tmp_path: Path) -> None:
             {"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"], "SeriesDescription": "Dose Report"},
             ("dose_report", "dose_report"),
         ),
-        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.481.3"}, ("other", "not_a_ct_image")),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.481.3"}, ("radiotherapy", "not_a_ct_image")),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.88.11"}, ("structured_report", "not_a_ct_image")),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.88.59"}, ("key_objects", "not_a_ct_image")),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.104.1"}, ("document", "not_a_ct_image")),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.11.1"}, ("presentation_state", "not_a_ct_image")),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.66.4"}, ("segmentation", "not_a_ct_image")),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.1.1"}, ("film", "not_a_ct_image")),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.128"}, ("other", "not_a_ct_image")),
+        ({"SOPClassUID": "1.2.3.4"}, ("other", "not_a_ct_image")),
+        ({"ImageType": ["DERIVED", "SECONDARY", "REFORMATTED", "AVERAGE"]}, ("reformat", "reformat")),
+        ({"ImageOrientationPatient": [1, 0, 0, 0, 0, -1]}, ("reformat", "reformat")),
     ],
 )
 def test_headers_tell_what_a_series_is(tmp_path: Path, elements: dict[str, Any], expected: tuple[str, Any]) -> None:
@@ -91,13 +101,14 @@ def test_scouts_inside_a_series_leave_it_named_or_not(tmp_path: Path) -> None:
     assert found.quarantine["reason"].to_list() == ["localizer", "localizer"]
 
 
-def test_two_halves_across_each_other_are_not_taken_for_scouts(tmp_path: Path) -> None:
+def test_two_halves_across_each_other_are_two_series_and_no_scouts(tmp_path: Path) -> None:
     def edit(dataset: Dataset, index: int) -> None:
         if index % 2:
             dataset.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
 
     write_ct_series(tmp_path, edit=edit)
-    assert verdict(inventory(tmp_path).series) == ("volume", None, 8)  # the geometry gate must see and refuse it
+    series = inventory(tmp_path).series.sort("kind")
+    assert series.select("kind", "reason", "num_instances").rows() == [("reformat", "reformat", 4), ("volume", None, 4)]
 
 
 def test_a_tilted_stack_is_not_taken_for_scouts(tmp_path: Path) -> None:
@@ -276,33 +287,59 @@ def test_identity_is_missing_from_the_message_of_a_missing_key(
     assert "key file" in message
 
 
+CHARSETS = "pydicom_charsets_private_sr"
 REAL = {
-    # folder: (kind, reason, instances); None: no series at all, its files are set aside one by one
-    "cip_ct64/ct-64Dicom": ("volume", None, 79),
-    "dcm_qa_ct_ge": ("volume", "not_chest", 28),
-    "dicom2nifti_failing/gantrytilting/001": ("volume", None, 4),
-    "dicom2nifti_failing/sliceincrement/001": ("volume", None, 4),
-    "dicom_numpy_dupes": ("volume", None, 11),
-    "ibsi_sts_ge/STS_002/CT/image": ("volume", "not_chest", 48),
-    "ibsi_sts_ge/STS_002/CT/mask": ("other", "not_a_ct_image", 1),
-    "lungmask_minimal": ("volume", None, 2),
-    "tcia_covid19_ny_sbu_slices": ("one_slice", "one_slice", 1),
-    "totalsegmentator_dicom/example_ct_dicom": (None, "missing_series_uid", 20),
+    # set: {folder: kinds with reason, number of files, number of series}; level "file" has no series at all
+    "1_ct_dicom": {
+        ("cip_ct64/ct-64Dicom", "volume", None): (79, 1),
+        ("dcm_qa_ct_ge", "volume", "not_chest"): (28, 1),
+        ("dicom2nifti_failing/gantrytilting/001", "volume", None): (4, 1),
+        ("dicom2nifti_failing/sliceincrement/001", "volume", None): (4, 1),
+        ("dicom_numpy_dupes", "volume", None): (11, 1),  # one of them repeats another at its place
+        ("ibsi_sts_ge/STS_002/CT/image", "volume", "not_chest"): (48, 1),
+        ("ibsi_sts_ge/STS_002/CT/mask", "radiotherapy", "not_a_ct_image"): (1, 1),
+        ("lungmask_minimal", "volume", None): (2, 1),
+        ("tcia_covid19_ny_sbu_slices/A002304/axial", "one_slice", "one_slice"): (2, 2),
+        ("tcia_covid19_ny_sbu_slices/A002304/coronal", "reformat", "reformat"): (2, 2),
+        ("tcia_covid19_ny_sbu_slices/A002304/sagittal", "reformat", "reformat"): (2, 2),
+        ("tcia_covid19_ny_sbu_slices/A046441/axial", "one_slice", "one_slice"): (2, 2),
+        ("tcia_covid19_ny_sbu_slices/A046441/coronal", "reformat", "reformat"): (2, 2),
+        ("tcia_covid19_ny_sbu_slices/A046441/sagittal", "reformat", "reformat"): (2, 2),
+        ("totalsegmentator_dicom/example_ct_dicom", "file", "missing_series_uid"): (20, 0),
+    },
+    "2_cxr_dicom": {
+        ("gdcm_cr_mono1_three_encodings", "film", "not_a_ct_image"): (3, 1),
+        ("nema_wg04_rg1", "film", "not_a_ct_image"): (1, 1),
+        ("rsna_jpeg_baseline", "secondary_capture", "secondary_capture"): (2, 1),
+    },
+    "3_phi_dicom": {
+        ("presidio_pseudo_phi", "secondary_capture", "secondary_capture"): (1, 1),
+        ("presidio_pseudo_phi/dicom_dir_1/dicom_dir_2", "localizer", "localizer"): (1, 1),
+        (f"{CHARSETS}/charset_files", "secondary_capture", "secondary_capture"): (12, 11),
+        (f"{CHARSETS}/charset_files", "film", "not_a_ct_image"): (3, 2),
+        (f"{CHARSETS}/charset_files", "file", "missing_series_uid"): (2, 0),
+        (f"{CHARSETS}/test_files", "secondary_capture", "secondary_capture"): (1, 1),
+        (f"{CHARSETS}/test_files", "structured_report", "not_a_ct_image"): (2, 2),
+        (f"{CHARSETS}/test_files", "file", "missing_series_uid"): (4, 0),
+        ("sr_reports", "structured_report", "not_a_ct_image"): (2, 2),
+    },
 }
 
 
-def test_every_real_series_gets_its_kind_and_reason(real_data: Path) -> None:
-    raw = real_data / "1_ct_dicom"
-    found = inventory(raw)
-    seen = {}
-    files = found.instances.join(found.series, on="series_id", suffix="_series")
-    for row in files.iter_rows(named=True):
-        folder = str(Path(row["file"]).parent.relative_to(raw.resolve()))
-        name = next(name for name in REAL if folder == name or (name.startswith("tcia") and folder.startswith(name)))
-        seen[name] = (row["kind"], row["reason_series"], row["num_instances"])
+@pytest.mark.parametrize("name", REAL)
+def test_every_real_series_gets_its_kind_and_reason(real_data: Path, name: str) -> None:
+    found = inventory(real_data / name)
+    files = found.instances.join(found.series, on=["study_id", "series_id"], suffix="_series")
     lost = found.quarantine.filter(pl.col("level") == "file")
-    assert lost.height == 20
-    seen["totalsegmentator_dicom/example_ct_dicom"] = (None, lost["reason"].unique().item(), lost.height)
-    assert seen == REAL
-    assert found.series.filter(pl.col("kind") == "one_slice").height == 12
-    assert found.studies.filter(pl.col("status") == "ok").height == 5
+    told = pl.concat(
+        [
+            files.select("file", "kind", reason="reason_series", series="series_id"),
+            lost.select(file="item", kind="level", reason="reason", series="series_id"),
+        ]
+    ).with_columns(folder=pl.col("file").str.extract("^0/(.*)/"))
+    counts = told.group_by("folder", "kind", "reason").agg(pl.len(), pl.col("series").drop_nulls().n_unique())
+    seen = {(folder, kind, reason): (files, series) for folder, kind, reason, files, series in counts.iter_rows()}
+    assert seen == REAL[name]
+    if name == "1_ct_dicom":
+        assert found.studies.filter(pl.col("status") == "ok").height == 5
+        assert found.quarantine.filter(pl.col("level") == "instance")["reason"].to_list() == ["duplicate_image"]

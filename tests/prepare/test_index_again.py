@@ -16,6 +16,7 @@ import glint.prepare.index.scan as scan
 from glint.core.config.index import IndexConfig
 from glint.core.errors import InputError
 from glint.core.ids import Pseudonyms
+from glint.formats.header_cache import located
 from glint.prepare.index.images import IndexedImages, index_images
 from glint.prepare.index.reports import index_reports
 
@@ -126,8 +127,10 @@ def test_raw_folders_that_moved_are_not_read_again(cohort, opened, tmp_path):
     raw, out = cohort
     raw.rename(tmp_path / "elsewhere")
     found = index(tmp_path / "elsewhere", out)
-    files = pl.concat([pl.read_parquet(path) for path in out.glob("shard-*/instances.parquet")])["file"]
+    tables = pl.concat([pl.read_parquet(path) for path in out.glob("shard-*/instances.parquet")])
+    files = located(tables, [tmp_path / "elsewhere"])["file"]
     assert opened == [] and found.studies.height == 7
+    assert found.shards_made == ()
     assert all(Path(file).is_file() for file in files)
 
 

@@ -14,10 +14,11 @@ rule deidentify_images:
         **job("deidentify"),
     params:
         config=slice_json("deidentify"),
+        raw=lambda wildcards: list(section("index", wildcards.modality).raw_dirs),
         recipe=recipe("deidentify"),
     shell:
         recorded(
-            "python -m glint deidentify images --index $(dirname {input.instances}) --out {output} "
+            "python -m glint deidentify images --index $(dirname {input.instances}) --raw {params.raw:q} --out {output} "
             "--config {params.config:q}"
         )
 

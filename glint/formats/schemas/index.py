@@ -25,6 +25,7 @@ SCHEMAS = {
         "series_id": pl.String,
         "patient_id": pl.String,
         "shard": pl.String,
+        "part": pl.String,
         "kind": pl.String,
         "num_instances": pl.Int64,
         "modality": pl.String,
@@ -65,6 +66,7 @@ SCHEMAS = {
     "index_headers": {
         "stamp": pl.UInt64,
         "source": pl.String,
+        "archive": pl.UInt64,
         "state": pl.String,
         "file_size": pl.Int64,
         "header_digest": pl.String,
@@ -81,12 +83,15 @@ SCHEMAS = {
         "transfer_syntax": pl.String,
         "instance_number": pl.Int64,
         "acquisition_number": pl.Int64,
+        "temporal_position": pl.Int64,
+        "acquisition_time": pl.String,
         "rows": pl.Int64,
         "columns": pl.Int64,
         "num_frames": pl.Int64,
         "position": _NUMBERS,
         "orientation": _NUMBERS,
         "pixel_spacing": _NUMBERS,
+        "slice_thickness": pl.Float64,
         "pixels": pl.String,
         "raw_patient_id": pl.String,
         "accession": pl.String,
@@ -100,6 +105,10 @@ SCHEMAS = {
     "index_contents": {
         "stamp": pl.UInt64,
         "sha256": pl.String,
+    },
+    "index_other_files": {
+        "file": pl.String,
+        "kind": pl.String,
     },
     "index_quarantine": {
         "level": pl.String,

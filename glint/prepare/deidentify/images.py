@@ -13,12 +13,13 @@ from pydicom.dataset import FileDataset
 
 from glint.core.config.deidentify import DeidentifyConfig
 from glint.core.errors import Quarantine
-from glint.core.ids import Pseudonyms
+from glint.core.ids import Pseudonyms, part_uid
 from glint.core.parallel import parallel_map
 from glint.core.provenance import digest, sha256_bytes
+from glint.formats.archives import raw_bytes
 from glint.formats.dicom import dataset_bytes, read_dataset, stored_transfer_syntax
 from glint.formats.manifest import manifest_frame
-from glint.prepare.deidentify.elements import text_of
+from glint.prepare.deidentify.elements import put_text, text_of
 from glint.prepare.deidentify.engine import METHOD, METHOD_TEXT, PATIENT_ID, Engine, Trace
 from glint.prepare.deidentify.pixels import SeriesReview, clean_pixels, put_blanked
 from glint.prepare.deidentify.residual import ResidualScan, residual_scan
@@ -26,6 +27,7 @@ from glint.prepare.deidentify.rules import SOP_CLASSES
 from glint.prepare.deidentify.table import profile_actions
 
 SOP_CLASS_UID, SOP_INSTANCE_UID, IMAGE_TYPE = 0x00080016, 0x00080018, 0x00080008
+SERIES_UID = 0x0020000E
 PIXEL_DATA, PIXEL_DATA_TAG = 0x7FE00010, b"\xe0\x7f\x10\x00"
 Row = Mapping[str, Any]
 
@@ -124,7 +126,10 @@ def clean_file(
     blanked = clean_pixels(dataset, syntax, job.config, review)
     pixels = bytes(dataset.get_item(PIXEL_DATA).value)
     try:
+        series_uid = text_of(dataset, SERIES_UID)
         trace = job.engine.clean(dataset)
+        if part := job.series["part"]:  # a series that was really several: each part is a series of its own
+            put_text(dataset, SERIES_UID, "UI", job.engine.pseudonyms.uid(part_uid(series_uid, part)))
         if blanked is not None:
             put_blanked(dataset, blanked)
             pixels, syntax = blanked.pixels, blanked.transfer_syntax
@@ -152,7 +157,7 @@ def clean_series(job: SeriesJob) -> SeriesResult:
     job.folder.mkdir(parents=True)
     for instance in job.instances:
         try:
-            content = Path(instance["file"]).read_bytes()
+            content = raw_bytes(instance["file"])
             digests.append([instance["instance_id"], sha256_bytes(content)])
             written, trace = clean_file(content, instance, job, review)
         except OSError:

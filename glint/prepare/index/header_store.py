@@ -14,7 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from glint.core.errors import InputError
-from glint.formats.header_cache import HEADER, OTHER, reader_version
+from glint.formats.header_cache import HEADER, NO_DICOM, reader_version
 from glint.formats.manifest import empty_manifest, read_manifest, write_manifest
 
 NO_STUDY = "no-study"
@@ -73,6 +73,14 @@ class HeaderStore:
         columns = [pl.read_parquet(path, columns=["stamp"])["stamp"].to_numpy() for path in self._everything()]
         return np.sort(np.concatenate(columns)) if columns else np.empty(0, dtype=np.uint64)
 
+    def with_members(self, seen: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """Sorted stamps of the files in `seen` (sorted) and of what was read from the archives among them."""
+        found = [seen]
+        for path in self._everything():
+            rows = pl.read_parquet(path, columns=["stamp", "archive"]).drop_nulls("archive")
+            found.append(_among(rows, "archive", seen)["stamp"].to_numpy())
+        return np.unique(np.concatenate(found))
+
     def _everything(self) -> list[Path]:
         return [*self.parts().values(), *self._just_read()]
 
@@ -93,7 +101,7 @@ class HeaderStore:
             home = None if path.parent == self._new else path.stem
             for uid in rows.filter(identified())["study_uid"].unique():
                 homes[uid] = homes.get(uid) or home
-            claims += rows.filter(pl.col("state") != OTHER).height
+            claims += rows.filter(~pl.col("state").is_in(NO_DICOM)).height
         return dict(sorted(homes.items())), claims
 
     def settle(self, seen: NDArray[np.uint64], shard_of: Mapping[str, str]) -> None:
@@ -161,9 +169,13 @@ _TEXT = {"study_uid": pl.String, "home": pl.String}
 
 def _present(rows: pl.DataFrame, seen: NDArray[np.uint64]) -> pl.DataFrame:
     """The rows whose file is still there; `seen` is sorted."""
+    return _among(rows, "stamp", seen)
+
+
+def _among(rows: pl.DataFrame, column: str, seen: NDArray[np.uint64]) -> pl.DataFrame:
     if not len(seen):
         return rows.clear()
-    stamps = rows["stamp"].to_numpy()
+    stamps = rows[column].to_numpy()
     places = np.minimum(np.searchsorted(seen, stamps), len(seen) - 1)
     return rows.filter(pl.Series(seen[places] == stamps, dtype=pl.Boolean))
 

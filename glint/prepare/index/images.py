@@ -15,11 +15,11 @@ from glint.core.errors import InputError
 from glint.core.ids import Pseudonyms
 from glint.core.parallel import parallel_map
 from glint.core.provenance import code_digest, digest, sha256_file
-from glint.formats.header_cache import HEADER, OTHER, headers_of
+from glint.formats.header_cache import ARCHIVE, HEADER, headers_of, raw_roots, record_folders
 from glint.formats.manifest import empty_manifest, read_manifest, read_manifests, write_manifest_if_changed
 from glint.prepare.index.header_store import NO_STUDY, HeaderStore
-from glint.prepare.index.inventory import build_inventory, files_without_study, sort_quarantine
-from glint.prepare.index.scan import raw_roots, scan_folders
+from glint.prepare.index.inventory import build_inventory, files_without_study, other_files, sort_quarantine
+from glint.prepare.index.scan import scan_folders
 from glint.prepare.index.shards import assign_shards, shard_names
 from glint.prepare.index.suspects import Suspects, find_suspects
 
@@ -28,11 +28,12 @@ TABLES = ("studies", "series", "instances", "quarantine")
 
 @dataclass(frozen=True, kw_only=True)
 class IndexedImages:
-    """Counts of files, the tables of the whole cohort, and the shards whose tables were made anew."""
+    """Counts of files (`others` lists those that are no DICOM), the tables of the whole cohort, and the shards whose tables were made anew."""
 
     num_dicom: int
     num_unreadable: int
-    num_other: int
+    num_archives: int
+    others: pl.DataFrame
     studies: pl.DataFrame
     series: pl.DataFrame
     quarantine: pl.DataFrame
@@ -83,7 +84,8 @@ def index_images(
     for folder in out.glob("shard-*"):
         if folder.name not in shard_names(config.num_shards):
             shutil.rmtree(folder)
-    return _whole_cohort(store, roots, out, config, made)
+    record_folders(out, roots)
+    return _whole_cohort(store, out, config, made)
 
 
 def _known_shards(tables: list[Path]) -> dict[str, str]:
@@ -98,7 +100,6 @@ def _make_tables(
     """Make the tables of every shard whose headers, suspects, configuration, key or code changed."""
     suspects = find_suspects(store, roots)
     common = [
-        [str(root) for root in roots],
         sorted(config.non_chest_body_parts),
         pseudonyms.study_id("the key these tables were made under"),
         code_digest("glint.prepare.index.images"),
@@ -135,8 +136,9 @@ def _make_shard(
     task: _Task, *, store: HeaderStore, roots: Sequence[Path], out: Path, config: IndexConfig, pseudonyms: Pseudonyms
 ) -> None:
     inventory = build_inventory(
-        headers_of(store.rows(task.shard), roots),
+        headers_of(store.rows(task.shard)),
         pseudonyms,
+        roots=roots,
         shard=task.shard,
         suspects=task.suspects,
         non_chest_body_parts=config.non_chest_body_parts,
@@ -146,9 +148,7 @@ def _make_shard(
     write_json(store.folder / f"{task.shard}.json", _record_of(task, out))
 
 
-def _whole_cohort(
-    store: HeaderStore, roots: Sequence[Path], out: Path, config: IndexConfig, made: tuple[str, ...]
-) -> IndexedImages:
+def _whole_cohort(store: HeaderStore, out: Path, config: IndexConfig, made: tuple[str, ...]) -> IndexedImages:
     """Join the shards' tables and write those that people and later stages read as a whole."""
     names = shard_names(config.num_shards)
     whole = {
@@ -156,7 +156,7 @@ def _whole_cohort(
         for table in ("studies", "series", "quarantine")
     }
     without_study = store.rows(NO_STUDY)
-    lost = files_without_study(without_study, roots)
+    lost = files_without_study(without_study)
     whole["studies"] = whole["studies"].sort("study_id")
     whole["series"] = whole["series"].sort("study_id", "series_id")
     whole["quarantine"] = sort_quarantine(pl.concat([empty_manifest("index_quarantine"), lost, whole["quarantine"]]))
@@ -164,12 +164,15 @@ def _whole_cohort(
         write_manifest_if_changed(out / f"{table}.parquet", frame, f"index_{table}")
     states = dict(without_study.group_by("state").len().iter_rows())
     num_files = sum(_height(path) for path in store.parts().values())
-    num_other = states.get(OTHER, 0)
+    others = other_files(without_study)
+    write_manifest_if_changed(out / "other_files.parquet", others, "index_other_files")
+    num_other = others.height + states.get(ARCHIVE, 0)
     num_unreadable = without_study.height - num_other - states.get(HEADER, 0)
     return IndexedImages(
         num_dicom=num_files - num_other - num_unreadable,
         num_unreadable=num_unreadable,
-        num_other=num_other,
+        others=others,
+        num_archives=states.get(ARCHIVE, 0),
         shards_made=made,
         **whole,
     )

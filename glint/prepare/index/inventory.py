@@ -8,15 +8,19 @@ from typing import Any
 
 import polars as pl
 
-from glint.core.ids import Pseudonyms
-from glint.formats.dicom import InstanceHeader
-from glint.formats.header_cache import HEADER, OTHER, source_path
+from glint.core.errors import Quarantine
+from glint.core.ids import Pseudonyms, part_uid
+from glint.formats.archives import raw_bytes
+from glint.formats.dicom import InstanceHeader, pixel_digest
+from glint.formats.header_cache import ARCHIVE, HEADER, NO_DICOM, source_path
 from glint.formats.manifest import manifest_frame
 from glint.prepare.index.classify import SeriesVerdict, classify_series
+from glint.prepare.index.parts import repeated_positions, split_series
 from glint.prepare.index.suspects import Suspects
 
 Row = dict[str, Any]
 Groups = dict[str, list[InstanceHeader]]
+STACKS = ("volume", "reformat", "one_slice")  # kinds that may be several stacks in one series
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,42 +105,88 @@ def _grouped(headers: Iterable[InstanceHeader], key: Callable[[InstanceHeader], 
     return dict(groups)
 
 
-def _verdict(
-    series_uid: str,
-    headers: Sequence[InstanceHeader],
-    several_patients: bool,
-    suspects: Suspects,
-    parts: frozenset[str],
-) -> SeriesVerdict:
-    """The verdict on a series from its own headers, then from what is known about its neighbours."""
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """One series, or one of several that share a UID: its files, and the verdict on those that stay."""
+
+    key: str
+    members: Sequence[InstanceHeader]
+    verdict: SeriesVerdict
+
+
+def _parts(
+    headers: Sequence[InstanceHeader], suspects: Suspects, parts: frozenset[str], roots: Sequence[Path]
+) -> list[_Part]:
+    """The series that share one UID; scouts, captures and copies among slices leave the largest of them."""
     originals = [header for header in headers if header.file not in suspects.copies]
-    verdict = classify_series(originals, non_chest_body_parts=parts)
-    checks = (
-        (several_patients, "several_patients"),
-        (series_uid in suspects.conflicts, "conflicting_duplicates"),
-        (series_uid in suspects.split_series, "series_in_several_studies"),
-    )
-    reason = verdict.reason or next((name for found, name in checks if found), None)
-    return replace(verdict, reason=reason)
+    whole = classify_series(originals, non_chest_body_parts=parts)
+    slices = [header for header in originals if header.file not in whole.dropped]
+    split = split_series(slices) if whole.kind in STACKS else {"": slices}
+    if len(split) == 1:
+        return [_without_repeats(_Part(key="", members=headers, verdict=whole), slices, roots)]
+    largest = max(split, key=lambda key: (len(split[key]), key))
+    leaving = [header for header in headers if header.file in suspects.copies or header.file in whole.dropped]
+    found = []
+    for key, members in split.items():
+        verdict = classify_series(members, non_chest_body_parts=parts)
+        if key == largest:
+            part = _Part(key=key, members=[*members, *leaving], verdict=replace(verdict, dropped=whole.dropped))
+        else:
+            part = _Part(key=key, members=members, verdict=verdict)
+        found.append(_without_repeats(part, members, roots))
+    return found
+
+
+def _without_repeats(part: _Part, slices: Sequence[InstanceHeader], roots: Sequence[Path]) -> _Part:
+    """Drop images that repeat another one at their place pixel by pixel; different ones are the geometry gate's."""
+    if part.verdict.reason is not None:
+        return part
+    dropped = dict(part.verdict.dropped)
+    for group in repeated_positions(slices):
+        seen: set[str] = set()
+        for header in group:
+            try:
+                pixels = pixel_digest(raw_bytes(source_path(header.file, roots)))
+            except (OSError, Quarantine):
+                continue  # stage 02 reads it again and names what is wrong
+            if pixels in seen:
+                dropped[header.file] = "duplicate_image"
+            seen.add(pixels)
+    return replace(part, verdict=replace(part.verdict, dropped=dropped))
 
 
 def _tabulate_study(
-    members: Sequence[InstanceHeader], base: Row, pseudonyms: Pseudonyms, suspects: Suspects, parts: frozenset[str]
+    members: Sequence[InstanceHeader],
+    base: Row,
+    pseudonyms: Pseudonyms,
+    suspects: Suspects,
+    parts: frozenset[str],
+    roots: Sequence[Path],
 ) -> tuple[list[Row], list[Row]]:
     """Series rows and instance rows of one study; `leaves_series` marks files dropped one by one."""
     several = len({header.raw_patient_id for header in members}) > 1
     rows: list[Row] = []
     instances: list[Row] = []
-    for series_uid, slices in _grouped(members, lambda header: header.series_uid).items():
-        series_base = base | {"series_id": pseudonyms.series_id(series_uid)}
-        verdict = _verdict(series_uid, slices, several, suspects, parts)
-        dropped = {header.file: suspects.copies[header.file] for header in slices if header.file in suspects.copies}
-        dropped |= verdict.dropped
-        rows.append(_series_row(slices, len(slices) - len(dropped), verdict, series_base))
-        for header in slices:
-            reason = dropped.get(header.file, verdict.reason)
-            row = _instance_row(header, pseudonyms.instance_id(header.sop_instance_uid), reason, series_base)
-            instances.append(row | {"leaves_series": header.file in dropped})
+    for series_uid, files in _grouped(members, lambda header: header.series_uid).items():
+        checks = (
+            (several, "several_patients"),
+            (series_uid in suspects.conflicts, "conflicting_duplicates"),
+            (series_uid in suspects.split_series, "series_in_several_studies"),
+        )
+        refused = next((name for found, name in checks if found), None)
+        for part in _parts(files, suspects, parts, roots):
+            series_id = pseudonyms.series_id(part_uid(series_uid, part.key))
+            series_base = base | {"series_id": series_id, "part": part.key}
+            verdict = replace(part.verdict, reason=part.verdict.reason or refused)
+            copies = {
+                header.file: suspects.copies[header.file] for header in part.members if header.file in suspects.copies
+            }
+            dropped = copies | verdict.dropped
+            rows.append(_series_row(part.members, len(part.members) - len(dropped), verdict, series_base))
+            for header in part.members:
+                reason = dropped.get(header.file, verdict.reason)
+                row = _instance_row(header, pseudonyms.instance_id(header.sop_instance_uid), reason, series_base)
+                instances.append(row | {"leaves_series": header.file in dropped})
     return rows, instances
 
 
@@ -144,13 +194,14 @@ def build_inventory(
     headers: Sequence[InstanceHeader],
     pseudonyms: Pseudonyms,
     *,
+    roots: Sequence[Path],
     shard: str,
     suspects: Suspects,
     non_chest_body_parts: Collection[str],
 ) -> Inventory:
     """Group the headers of one shard, in order of path, into series and studies and classify them.
 
-    A series is what shares a Study and a Series Instance UID.
+    A series is what shares a Study and a Series Instance UID, or a part of it where that is really several.
     """
     studies = _grouped(headers, lambda header: header.study_uid)
     parts = frozenset(non_chest_body_parts)
@@ -165,7 +216,7 @@ def build_inventory(
             "patient_id": pseudonyms.patient_id(key),
             "shard": shard,
         }
-        rows, instances = _tabulate_study(members, base, pseudonyms, suspects, parts)
+        rows, instances = _tabulate_study(members, base, pseudonyms, suspects, parts, roots)
         quarantine += [
             _quarantined("instance", row["study_id"], row["series_id"], row["file"], row["reason"])
             for row in instances
@@ -176,7 +227,9 @@ def build_inventory(
             for row in rows
             if row["reason"]
         ]
-        instance_rows += [{name: value for name, value in row.items() if name != "leaves_series"} for row in instances]
+        instance_rows += [
+            {name: value for name, value in row.items() if name not in ("leaves_series", "part")} for row in instances
+        ]
         series_rows += rows
         study_rows.append(_study_row(study_uid, members, rows, base["shard"], key))
     return Inventory(
@@ -187,15 +240,19 @@ def build_inventory(
     )
 
 
-def files_without_study(rows: pl.DataFrame, roots: Sequence[Path]) -> pl.DataFrame:
+def files_without_study(rows: pl.DataFrame) -> pl.DataFrame:
     """Quarantine rows of files that belong to no study: unreadable, or without a UID, naming the first that is missing."""
     uids = ("series_uid", "study_uid", "sop_instance_uid", "sop_class_uid")
     missing = pl.coalesce(pl.when(pl.col(name) == "").then(pl.lit(f"missing_{name}")) for name in uids)
     reason = pl.when(pl.col("state") == HEADER).then(missing).otherwise(pl.col("state"))
-    lost = rows.filter(pl.col("state") != OTHER).select("source", reason=reason)
-    return quarantine_frame(
-        [_quarantined("file", None, None, source_path(source, roots), reason) for source, reason in lost.iter_rows()]
-    )
+    lost = rows.filter(~pl.col("state").is_in(NO_DICOM)).select("source", reason=reason)
+    return quarantine_frame([_quarantined("file", None, None, source, reason) for source, reason in lost.iter_rows()])
+
+
+def other_files(rows: pl.DataFrame) -> pl.DataFrame:
+    """What lies beside the DICOM files, with its kind: media directories, texts, pictures, viewers; no error."""
+    found = rows.filter(pl.col("state").is_in(NO_DICOM) & (pl.col("state") != ARCHIVE))
+    return found.select(file="source", kind="state").sort("file")
 
 
 def quarantine_frame(rows: list[Row]) -> pl.DataFrame:

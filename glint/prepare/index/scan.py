@@ -1,5 +1,6 @@
 """Find the files under raw folders and read the headers of those that are new or were replaced."""
 
+import io
 import os
 from array import array
 from collections.abc import Iterator, Sequence
@@ -9,29 +10,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from glint.core.errors import InputError, Quarantine
+from glint.core.errors import Quarantine
 from glint.core.parallel import parallel_map
 from glint.core.progress import log
-from glint.formats.dicom import InstanceHeader, read_header
-from glint.formats.header_cache import RawFile, file_stamp, headers_frame, source_path
+from glint.formats.archives import HEAD_BYTES, inflated_head, is_archive, list_members, read_member, split_member
+from glint.formats.clutter import clutter_kind, is_document
+from glint.formats.dicom import InstanceHeader, looks_like_dicom, parse_header, read_header
+from glint.formats.header_cache import ARCHIVE, RawFile, file_stamp, headers_frame, member_of, source_path
 from glint.prepare.index.header_store import HeaderStore
 
 FILES_AT_A_TIME = 20_000  # headers held in memory; some 80 MB
 
 FILES_WORTH_A_POOL = 500  # fewer are read before other processes have started
-
-
-def raw_roots(folders: Sequence[Path]) -> tuple[Path, ...]:
-    """The folders, resolved, each once and without those that lie inside another.
-
-    Raises:
-        InputError: a folder does not exist.
-    """
-    for folder in folders:
-        if not folder.is_dir():
-            raise InputError(f"{folder}: no such folder; name the folder with the raw DICOM files")
-    resolved = list(dict.fromkeys(folder.resolve() for folder in folders))
-    return tuple(folder for folder in resolved if not any(folder.is_relative_to(o) for o in resolved if o != folder))
 
 
 def walk_files(roots: Sequence[Path]) -> Iterator[RawFile]:
@@ -73,13 +63,46 @@ def _raw_file(entry: "os.DirEntry[str]", source: str) -> RawFile | None:
     return RawFile(stamp=file_stamp(source, stat.st_size, stat.st_mtime_ns), source=source)
 
 
-def _read(file: RawFile, roots: Sequence[Path]) -> InstanceHeader | str | None:
+def _read(file: RawFile, roots: Sequence[Path]) -> InstanceHeader | str:
+    """The header of one file, or its state; members of archives are read in memory."""
+    path = source_path(file.source, roots)
     try:
-        return read_header(source_path(file.source, roots))
+        return _read_member(path) if file.archive is not None else _read_file(path)
     except Quarantine as quarantine:
         return quarantine.reason
     except OSError:
         return "unreadable"
+
+
+def _read_file(path: str) -> InstanceHeader | str:
+    header = read_header(path)
+    if header is not None:
+        return header
+    with Path(path).open("rb") as handle:
+        head = handle.read(HEAD_BYTES)
+    if not is_archive(head):
+        return clutter_kind(head)
+    if is_document(head):
+        return "document"
+    inside = inflated_head(head)
+    if inside and inside[257:262] != b"ustar":
+        return "packed_dicom" if looks_like_dicom(inside) else "packed_file"
+    return ARCHIVE
+
+
+def _read_member(path: str) -> InstanceHeader | str:
+    archive, name = split_member(path)
+    if name is None:
+        return "unreadable"
+    head = read_member(archive, name, HEAD_BYTES)
+    if is_archive(head):
+        return "document" if is_document(head) else "nested_archive"
+    if looks_like_dicom(head):
+        content = read_member(archive, name)
+        header = parse_header(io.BytesIO(content), path, len(content))
+        if header is not None:
+            return header
+    return clutter_kind(head)
 
 
 def scan_folders(roots: Sequence[Path], store: HeaderStore, *, workers: int) -> NDArray[np.uint64]:
@@ -102,13 +125,37 @@ def scan_folders(roots: Sequence[Path], store: HeaderStore, *, workers: int) -> 
             waiting = []
     num_read += _keep(waiting, roots, store, workers)
     log(f"headers: {len(seen)} files, {num_read} new or changed")
-    return np.sort(np.frombuffer(seen, dtype=np.uint64)) if seen else np.empty(0, dtype=np.uint64)
+    stamps = np.sort(np.frombuffer(seen, dtype=np.uint64)) if seen else np.empty(0, dtype=np.uint64)
+    return store.with_members(stamps)
 
 
 def _keep(files: list[RawFile], roots: Sequence[Path], store: HeaderStore, workers: int) -> int:
-    if files:
-        few = len(files) < FILES_WORTH_A_POOL
-        read = partial(_read, roots=roots)
-        results = parallel_map(read, files, workers=1 if few else workers, description="headers")
-        store.add(headers_frame(files, results))
-    return len(files)
+    """Read files and, after them, what the archives among them hold; an archive counts as read once all of it is kept."""
+    results = _results(files, roots, workers)
+    pairs = list(zip(files, results, strict=True))
+    plain = [(file, result) for file, result in pairs if result != ARCHIVE]
+    if plain:
+        store.add(headers_frame(*zip(*plain, strict=True)))
+    members = [_keep_archive(file, roots, store, workers) for file, result in pairs if result == ARCHIVE]
+    return len(files) + sum(members)
+
+
+def _results(files: Sequence[RawFile], roots: Sequence[Path], workers: int) -> list[InstanceHeader | str]:
+    few = len(files) < FILES_WORTH_A_POOL
+    return parallel_map(partial(_read, roots=roots), files, workers=1 if few else workers, description="headers")
+
+
+def _keep_archive(archive: RawFile, roots: Sequence[Path], store: HeaderStore, workers: int) -> int:
+    try:
+        found = list_members(source_path(archive.source, roots))
+    except (Quarantine, OSError) as error:
+        reason = error.reason if isinstance(error, Quarantine) else "unreadable"
+        store.add(headers_frame([archive], [reason]))
+        return 0
+    known = set(store.stamps().tolist())
+    members = [file for file in (member_of(archive, member) for member in found) if file.stamp not in known]
+    for start in range(0, len(members), FILES_AT_A_TIME):
+        some = members[start : start + FILES_AT_A_TIME]
+        store.add(headers_frame(some, _results(some, roots, workers)))
+    store.add(headers_frame([archive], [ARCHIVE]))
+    return len(members)

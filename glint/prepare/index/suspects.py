@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from glint.core.provenance import sha256_file
+from glint.core.provenance import sha256_bytes, sha256_file
+from glint.formats.archives import raw_bytes, split_member
 from glint.formats.header_cache import source_path
 from glint.formats.manifest import manifest_frame, write_manifest_if_changed
 from glint.prepare.index.header_store import NO_STUDY, HeaderStore
@@ -89,14 +90,18 @@ def _compared(
         same = group["file_size"].n_unique() == 1
         if same:
             for stamp, source in group.select("stamp", "source").iter_rows():
-                used[stamp] = known.get(stamp) or sha256_file(source_path(source, roots))
+                used[stamp] = known.get(stamp) or _content_digest(source_path(source, roots))
             same = len({used[stamp] for stamp in group["stamp"]}) == 1
         if same:
             for part, source in group[1:].select("part", "source").iter_rows():
-                copies.setdefault(part, {})[source_path(source, roots)] = "duplicate"
+                copies.setdefault(part, {})[source] = "duplicate"
         else:
             conflicts.update(group["series_uid"])
     if used or known:
         contents = [{"stamp": stamp, "sha256": value} for stamp, value in sorted(used.items())]
         write_manifest_if_changed(store.part("contents"), manifest_frame(contents, "index_contents"), "index_contents")
     return copies, conflicts
+
+
+def _content_digest(file: str) -> str:
+    return sha256_file(file) if split_member(file)[1] is None else sha256_bytes(raw_bytes(file))

@@ -130,9 +130,9 @@ def _tag(keyword: str) -> int:
 def _text(dataset: Dataset, keyword: str) -> str:
     """The element as stripped text, values joined by a backslash; raw ASCII is decoded here, which is quicker."""
     tag = _tag(keyword)
-    if tag not in dataset:
+    element = dataset._dict.get(tag)  # past the public way, which makes a tag of every number and asks twice
+    if element is None:
         return ""
-    element = dataset.get_item(tag)
     raw = element.value
     if isinstance(raw, bytes) and raw.isascii() and b"\x1b" not in raw:
         return raw.decode("ascii").strip(" \0")
@@ -149,10 +149,10 @@ def _texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
 
 def _number(dataset: Dataset, keyword: str) -> int | None:
     """A US or IS element as int, or None where absent or not a number."""
-    tag = _tag(keyword)
-    if tag not in dataset:
+    element = dataset._dict.get(_tag(keyword))
+    if element is None:
         return None
-    raw = dataset.get_item(tag).value
+    raw = element.value
     try:
         if isinstance(raw, bytes) and keyword in ("Rows", "Columns", "BitsAllocated", "SamplesPerPixel"):
             return int.from_bytes(raw[:2], "little") if raw else None
@@ -246,7 +246,7 @@ def _header(dataset: Dataset, file: str, size: int, digest: str, pixels: str) ->
         body_part=_text(dataset, "BodyPartExamined"),
         kernel=_text(dataset, "ConvolutionKernel"),
         burned_in=_text(dataset, "BurnedInAnnotation"),
-        transfer_syntax=str(meta.get("TransferSyntaxUID", "")),
+        transfer_syntax=_text(meta, "TransferSyntaxUID"),
         instance_number=_number(dataset, "InstanceNumber"),
         acquisition_number=_number(dataset, "AcquisitionNumber"),
         temporal_position=_number(dataset, "TemporalPositionIdentifier"),
@@ -289,9 +289,10 @@ def parse_header(handle: BinaryIO, file: str, size: int) -> InstanceHeader | Non
     try:
         dataset = pydicom.dcmread(handle, stop_before_pixels=True, force=True)
         offset = handle.tell()
-        if dataset.file_meta.get("MediaStorageSOPClassUID") == pydicom.uid.MediaStorageDirectoryStorage:
+        meta = dataset.file_meta
+        if _text(meta, "MediaStorageSOPClassUID") == pydicom.uid.MediaStorageDirectoryStorage:
             return None
-        if dataset.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        if _text(meta, "TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
             pixels = "complete"  # lengths are hidden in the deflated stream; stage 02 reads it whole
         else:
             pixels = _pixel_state(handle, dataset, offset, size)

@@ -8,8 +8,9 @@ was replaced has another stamp. A member of an archive carries the archive's sta
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 
 import polars as pl
@@ -25,6 +26,8 @@ from glint.formats.manifest import manifest_frame, schemas
 HEADER, ARCHIVE = "header", "archive"
 FOLDERS = "raw_folders.json"
 NO_DICOM = clutter.KINDS | {ARCHIVE}
+_FIELDS = [field.name for field in fields(InstanceHeader) if field.name != "file"]
+_values = attrgetter(*_FIELDS)  # asdict copies every value, which takes a quarter as long as reading the header
 _TUPLES = ("image_type", "patient_names", "other_persons", "identifiers", "institutions", "study_dates")
 _NUMBERS = ("position", "orientation", "pixel_spacing")
 
@@ -68,9 +71,7 @@ def headers_frame(files: Sequence[RawFile], results: Iterable[InstanceHeader | s
     for file, result in zip(files, results, strict=True):
         row = {"stamp": file.stamp, "source": file.source, "archive": file.archive}
         if isinstance(result, InstanceHeader):
-            values = asdict(result)
-            del values["file"]
-            rows.append(row | {"state": HEADER} | values)
+            rows.append(row | {"state": HEADER} | dict(zip(_FIELDS, _values(result), strict=True)))
         else:
             rows.append(row | {"state": result})
     return manifest_frame(rows, "index_headers")
@@ -129,9 +130,8 @@ def source_path(source: str, roots: Sequence[Path]) -> str:
 
 def headers_of(frame: pl.DataFrame) -> list[InstanceHeader]:
     """The headers among the rows of a cache part, in their order; `file` is the source."""
-    fields = [name for name in schemas()["index_headers"] if name not in ("stamp", "source", "archive", "state")]
     headers = []
-    for row in frame.filter(pl.col("state") == HEADER).select("source", *fields).iter_rows(named=True):
+    for row in frame.filter(pl.col("state") == HEADER).select("source", *_FIELDS).iter_rows(named=True):
         file = row.pop("source")
         for name in _TUPLES:
             row[name] = tuple(row[name])

@@ -21,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add `glint index images …` and `glint index reports …`."""
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="images|reports")
     images = kinds.add_parser("images", help="read DICOM headers below the raw folders")
-    images.add_argument("--raw", nargs="+", type=Path, help="folders with raw DICOM files; default: raw_dirs")
+    images.add_argument(
+        "--raw", nargs="+", type=Path, help="folders or archives with raw DICOM files; default: raw_dirs"
+    )
     images.add_argument("--previous", type=Path, help="studies.parquet whose shards are kept; default: those in --out")
     images.add_argument("--out", type=Path, required=True, help="folder for the tables (restricted)")
     images.add_argument("--workers", type=int, default=1, help="processes")

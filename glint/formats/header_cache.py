@@ -7,6 +7,7 @@ was replaced has another stamp. A member of an archive carries the archive's sta
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
@@ -78,14 +79,14 @@ def headers_frame(files: Sequence[RawFile], results: Iterable[InstanceHeader | s
 
 
 def raw_roots(folders: Sequence[Path]) -> tuple[Path, ...]:
-    """The folders, resolved, each once and without those that lie inside another.
+    """The folders or archives, resolved, each once and without those that lie inside another.
 
     Raises:
         InputError: a folder does not exist.
     """
     for folder in folders:
-        if not folder.is_dir():
-            raise InputError(f"{folder}: no such folder; name the folder with the raw DICOM files")
+        if not folder.exists():
+            raise InputError(f"{folder}: no such folder or archive; name the folder with the raw DICOM files")
     resolved = list(dict.fromkeys(folder.resolve() for folder in folders))
     return tuple(folder for folder in resolved if not any(folder.is_relative_to(o) for o in resolved if o != folder))
 
@@ -125,7 +126,10 @@ def source_path(source: str, roots: Sequence[Path]) -> str:
     if source.startswith("/"):
         return source
     place, _, below = source.partition("/")
-    return f"{roots[int(place)]}/{below}"
+    root = str(roots[int(place)])
+    if (not below or below.startswith(archives.MEMBER)) and os.path.isfile(root):  # an archive named by itself
+        return root + below
+    return f"{root}/{below}"
 
 
 def headers_of(frame: pl.DataFrame) -> list[InstanceHeader]:

@@ -173,7 +173,7 @@ def test_known_studies_keep_their_shard_and_new_ones_go_to_the_smallest() -> Non
 
 
 def test_folders_without_dicom_are_told_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such folder"):
+    with pytest.raises(InputError, match="no such folder or archive"):
         inventory(tmp_path / "absent")
     with pytest.raises(InputError, match="no DICOM file among 0 files"):
         inventory(tmp_path)
@@ -214,6 +214,25 @@ def test_every_report_and_study_gets_a_partner_or_a_reason(tmp_path: Path) -> No
         ("A6", "empty_report"),
     ]
     assert index.quarantine.filter(pl.col("reason") == "no_study")["item"].to_list() == ["A9"]
+
+
+def test_a_study_under_two_accession_numbers_takes_the_report_of_either_but_not_two(tmp_path: Path) -> None:
+    for study, numbers in enumerate([("B1", "B2"), ("C1", "C2"), ("D1", "D2"), ("D2", "D2")], 1):
+        for series, accession in enumerate(numbers, 1):
+            folder = tmp_path / f"{study}.{series}"
+            write_ct_series(folder, study=study, series=series, num_slices=2, AccessionNumber=accession)
+    studies = inventory(tmp_path).studies
+    rows = [("B2", "one"), ("C1", "one"), ("C2", "another"), ("D1", "mine")]
+    table = pl.DataFrame(rows, schema=["accession_number", "report"], orient="row")
+    index = join_reports(studies, table, IndexConfig())
+    told = studies.join(index.reports, on="study_id", suffix="_report").sort("accession")
+    assert told.select("accession", "reason_report").rows() == [
+        ("B1\\B2", None),
+        ("C1\\C2", "several_reports"),
+        ("D1\\D2", "ambiguous_accession"),
+        ("D2", "no_report"),
+    ]
+    assert "no_study" not in index.quarantine["reason"]
 
 
 def test_a_report_of_another_patient_is_refused(tmp_path: Path) -> None:

@@ -134,6 +134,16 @@ def test_raw_folders_that_moved_are_not_read_again(cohort, opened, tmp_path):
     assert all(Path(file).is_file() for file in files)
 
 
+def test_two_workspaces_hold_the_same_bytes_wherever_their_raw_folders_lie(cohort, tmp_path):
+    raw, out = cohort
+    shutil.copytree(raw, tmp_path / "other" / "place")
+    index(tmp_path / "other" / "place", tmp_path / "second")
+    tables = {path.relative_to(out).as_posix(): path.read_bytes() for path in out.glob("shard-*/*.parquet")}
+    assert {name: (tmp_path / "second" / name).read_bytes() for name in tables} == tables
+    with pytest.raises(InputError, match="name with --raw"):
+        located(pl.read_parquet(next(path for path in out.glob("shard-*/instances.parquet"))), [])
+
+
 def test_a_killed_scan_goes_on_where_it_was(tmp_path, monkeypatch, opened):
     raw, out = tmp_path / "raw", tmp_path / "index"
     for study in range(1, 6):

@@ -21,6 +21,7 @@ from glint.cli.__main__ import main
 from glint.core.config.index import IndexConfig
 from glint.core.errors import Quarantine
 from glint.formats.archives import list_members, raw_bytes
+from glint.formats.header_cache import located
 from glint.prepare.index.images import index_images
 
 
@@ -74,6 +75,16 @@ def test_stage_02_reads_members_and_writes_what_it_would_from_a_folder(tmp_path:
         assert pl.read_parquet(out)["status"].to_list() == ["ok"]
         written.append({file.name: file.read_bytes() for file in out.parent.rglob("*.dcm")})
     assert len(written[0]) == 8 and written[0] == written[1]
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar.gz"])
+def test_an_archive_may_be_named_instead_of_a_folder(tmp_path: Path, series: Path, name: str) -> None:
+    archive = pack(series, tmp_path / name)
+    index_images([archive], tmp_path / "index", IndexConfig(num_shards=1), PSEUDONYMS, workers=1)
+    table = pl.read_parquet(tmp_path / "index" / "shard-000" / "instances.parquet")
+    assert table["file"][0].startswith("0/!/study/IM")
+    contents = {raw_bytes(file) for file in located(table, [archive])["file"]}
+    assert contents == {file.read_bytes() for file in series.iterdir()}
 
 
 def set_encrypted(archive: Path) -> None:

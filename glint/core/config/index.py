@@ -38,7 +38,8 @@ class IndexConfig(StageConfig):
     """Shards, accepted body parts, and the columns of the report table."""
 
     raw_dirs: tuple[str, ...] = Field(
-        default=(), description="paths; folders with raw DICOM files, any names and depth, read by their headers"
+        default=(),
+        description="paths; folders or archives (zip, tar, tar.gz) with raw DICOM files, any names and depth, read by their headers",
     )
     report_table: str | None = Field(
         default=None, description="path; CSV or Parquet with one report per row, or null where there are no reports"

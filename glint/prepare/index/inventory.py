@@ -56,7 +56,7 @@ def _study_row(study_uid: str, headers: Sequence[InstanceHeader], series: Sequen
         "study_uid": study_uid,
         "patient_key": key,
         "raw_patient_id": headers[0].raw_patient_id,
-        "accession": next(iter(_unique(header.accession for header in headers)), ""),
+        "accession": "\\".join(_unique(header.accession for header in headers)),
         "patient_names": _unique(name for header in headers for name in header.patient_names),
         "other_persons": _unique(name for header in headers for name in header.other_persons),
         "identifiers": _unique(value for header in headers for value in header.identifiers),

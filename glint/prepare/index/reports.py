@@ -29,6 +29,11 @@ def report_columns(config: IndexConfig) -> list[str]:
     return list(dict.fromkeys(name for name in names if name is not None))
 
 
+def _keys(study: dict[str, Any], column: str) -> list[str]:
+    """What may join a report to a study; a study read under two accession numbers has both, parted by a backslash."""
+    return [key for part in study[column].split("\\") if (key := part.strip())]
+
+
 def _same(first: str, second: str) -> bool:
     return first.strip().casefold().lstrip("0") == second.strip().casefold().lstrip("0")
 
@@ -72,13 +77,14 @@ def join_reports(studies: pl.DataFrame, table: pl.DataFrame, config: IndexConfig
         by_key[row[config.key_column].strip()].append(row)
     claims: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for study in studies.iter_rows(named=True):
-        claims[study[column].strip()].append(study)
+        for key in _keys(study, column):
+            claims[key].append(study)
     reports = []
-    for key, claimants in claims.items():
-        rows = by_key.get(key, []) if key else []
-        for study in claimants:
-            reason = _verdict(study, rows, len(claimants) > 1, config)
-            reports.append(_report_row(study, rows, reason, config))
+    for study in studies.iter_rows(named=True):
+        keys = _keys(study, column)
+        rows = [row for key in keys for row in by_key.get(key, [])]
+        reason = _verdict(study, rows, any(len(claims[key]) > 1 for key in keys), config)
+        reports.append(_report_row(study, rows, reason, config))
     orphans = [
         {"level": "report", "item": key, "reason": "no_study" if key else "no_key"}
         for key, rows in by_key.items()

@@ -25,12 +25,16 @@ FILES_WORTH_A_POOL = 500  # fewer are read before other processes have started
 
 
 def walk_files(roots: Sequence[Path]) -> Iterator[RawFile]:
-    """All regular files below `roots` in a fixed order; links to folders aren't followed.
+    """All regular files below `roots`, or at one, in a fixed order; links to folders aren't followed.
 
     A folder that may not be listed, and a file that vanishes or whose name is not text, are left out; the log counts them.
     """
     left_out = 0
     for place, root in enumerate(roots):
+        if root.is_file():
+            status = root.stat()
+            yield RawFile(stamp=file_stamp(f"{place}/", status.st_size, status.st_mtime_ns), source=f"{place}/")
+            continue
         waiting = [str(root)]
         while waiting:
             try:

@@ -21,7 +21,7 @@ COMMANDS = (
     "evaluate",
 )
 """The stages, in order."""
-TOOLS = ("receipt", "commit", "status", "report-table", "audit")
+TOOLS = ("receipt", "commit", "status", "report-table", "report-view", "audit")
 """What works across stages."""
 
 

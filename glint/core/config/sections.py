@@ -28,3 +28,16 @@ class SectionsConfig(StageConfig):
     read_unsectioned: bool = Field(
         default=True, description="switch; take findings from reports without headers too (off: their sentences only)"
     )
+    language_model: str | None = Field(
+        default=None,
+        description="hub id or folder of a transformers causal model that reads sentences; null: lexicon and rules only",
+    )
+    language_model_retries: int = Field(
+        default=2,
+        ge=0,
+        le=5,
+        description="questions asked again after an answer that fails its checks; then the rules read",
+    )
+    language_model_max_tokens: int = Field(
+        default=512, ge=1, description="tokens of one answer; a sentence of ten findings needs 400"
+    )

@@ -16,6 +16,7 @@ from glint.core.provenance import digest, sha256_bytes
 from glint.formats.manifest import manifest_frame, read_manifest, write_manifest
 from glint.prepare.sections.findings import read_findings
 from glint.prepare.sections.headers import FINDING_SECTIONS, UNSECTIONED, find_sections
+from glint.prepare.sections.language_model import Reader
 from glint.prepare.sections.lexicon import lexicon_version, load_lexicon, load_words
 from glint.prepare.sections.sentence_classes import finding_class, sentence_class
 from glint.prepare.sections.sentences import sentence_spans
@@ -29,14 +30,16 @@ _MAX_TAGS = 2
 _WORD = re.compile(r"[^\W\d_]{2,}")
 
 
-def section_shard(manifest: Path, out: Path, config: SectionsConfig, *, workers: int = 1) -> None:
+def section_shard(
+    manifest: Path, out: Path, config: SectionsConfig, *, workers: int = 1, read: Reader = read_findings
+) -> None:
     """Read the reports of `manifest` (schema deidentify_reports) and make the folder of `out` whole.
 
     Writes sections.parquet, sentences.parquet, findings.parquet and, last, the manifest with one row per study.
     """
     reports = read_manifest(manifest, "deidentify_reports").sort("study_id")
-    read = partial(read_report, config=config)
-    results = parallel_map(read, list(reports.iter_rows(named=True)), workers=workers, description="sections")
+    read_one = partial(read_report, config=config, read=read)
+    results = parallel_map(read_one, list(reports.iter_rows(named=True)), workers=workers, description="sections")
     params = digest([config.model_dump(mode="json"), lexicon_version()])
     with atomic_directory(out.parent) as folder:
         for name, schema, kind in _TABLES:
@@ -56,7 +59,7 @@ _TABLES = (
 )
 
 
-def read_report(report: Row, *, config: SectionsConfig) -> dict[str, Any]:
+def read_report(report: Row, *, config: SectionsConfig, read: Reader = read_findings) -> dict[str, Any]:
     """Rows of all four tables for one report row of stage 02."""
     study: Row = {"study_id": report["study_id"], "status": "ok", "reason": None, "path": None, "unsectioned": None}
     text = report["text"] or ""
@@ -69,7 +72,7 @@ def read_report(report: Row, *, config: SectionsConfig) -> dict[str, Any]:
     else:
         try:
             check_readable(text, config)
-            sections, sentences, findings = parse_report(report["study_id"], text, config)
+            sections, sentences, findings = parse_report(report["study_id"], text, config, read)
             study.update(path="sentences.parquet", unsectioned=any(row["section"] == UNSECTIONED for row in sections))
         except Quarantine as refusal:
             study.update(status="quarantined", reason=refusal.reason)
@@ -77,7 +80,9 @@ def read_report(report: Row, *, config: SectionsConfig) -> dict[str, Any]:
     return {"study": {**study, **counts}, "sections": sections, "sentences": sentences, "findings": findings}
 
 
-def parse_report(study_id: str, text: str, config: SectionsConfig) -> tuple[list[Row], list[Row], list[Row]]:
+def parse_report(
+    study_id: str, text: str, config: SectionsConfig, read: Reader = read_findings
+) -> tuple[list[Row], list[Row], list[Row]]:
     """Rows of the sections, sentences and findings tables; every span satisfies `text[start:end]`.
 
     Raises:
@@ -95,13 +100,13 @@ def parse_report(study_id: str, text: str, config: SectionsConfig) -> tuple[list
             said = text[start:end]
             span = {"start": start, "end": end, "text": said, "sentence_class": sentence_class(said)}
             sentences.append({**place, "section": part.section, **span})
-            findings.extend({**place, **row} for row in (_finding_rows(said, start) if states else ()))
+            findings.extend({**place, **row} for row in (_finding_rows(said, start, read) if states else ()))
     if not sentences:
         raise Quarantine("unparsed", "no sentence was found in the report")
     return sections, sentences, findings
 
 
-def _finding_rows(said: str, offset: int) -> list[Row]:
+def _finding_rows(said: str, offset: int, read: Reader) -> list[Row]:
     return [
         {
             "finding": found.finding,
@@ -113,7 +118,7 @@ def _finding_rows(said: str, offset: int) -> list[Row]:
             "end": offset + found.end,
             "finding_class": finding_class(found.finding, found.polarity, found.laterality, found.region),
         }
-        for found in read_findings(said)
+        for found in read(said)
     ]
 
 

@@ -19,7 +19,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Label:
-    """One label: any of `findings` (nested ones included) whose span and context hold the expressions, if any.
+    """One label: any of `findings` (nested ones included) whose span, context and sentence hold the expressions, if any.
 
     `uncertain` where the set's makers counted hedged findings as positive.
     """
@@ -29,6 +29,7 @@ class Label:
     uncertain: bool
     words: re.Pattern[str] | None
     context: re.Pattern[str] | None
+    sentence: re.Pattern[str] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,7 @@ def _label(entry: dict[str, Any], uncertain: bool) -> Label:
         uncertain=entry.get("uncertain", uncertain),
         words=expression("words"),
         context=expression("context"),
+        sentence=expression("sentence"),
     )
 
 
@@ -87,12 +89,13 @@ def report_labels(sentences: Sequence[Row], findings: Iterable[Row], labels: Lab
 def _holds(label: Label, row: Row, sentences: Sequence[Row]) -> bool:
     if row["finding"] not in label.findings or (row["polarity"] == "uncertain" and not label.uncertain):
         return False
-    if not (label.words or label.context):
+    if not (label.words or label.context or label.sentence):
         return True
     sentence = sentences[row["sentence_index"]]
-    start, end = row["start"] - sentence["start"], row["end"] - sentence["start"]
-    span = sentence["text"][start:end]
-    around = sentence["text"][max(0, start - _CONTEXT) : end]
-    return (label.words is None or bool(label.words.search(span))) and (
-        label.context is None or bool(label.context.search(around))
+    text, start, end = sentence["text"], row["start"] - sentence["start"], row["end"] - sentence["start"]
+    looked_at = (
+        (label.words, text[start:end]),
+        (label.context, text[max(0, start - _CONTEXT) : end]),
+        (label.sentence, text),
     )
+    return all(pattern is None or pattern.search(words) for pattern, words in looked_at)

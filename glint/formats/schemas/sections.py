@@ -43,5 +43,6 @@ SCHEMAS = {
         "start": pl.Int64,
         "end": pl.Int64,
         "finding_class": pl.String,
+        "comparison": pl.String,
     },
 }

@@ -37,6 +37,8 @@ class Finding:
     size_mm: float | None
     start: int
     end: int
+    comparison: str | None = None
+    """Words of its clause that compare with an earlier study ("unchanged"), in order, joined by "; "."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +79,12 @@ def read_findings(sentence: str) -> tuple[Finding, ...]:
             continue
         size_mm = None if mention.words.midline or polarity == "absent" else _size_mm(text, mention, sided, clause)
         start, end = origin[mention.start], origin[mention.end - 1] + 1
+        compared = "; ".join(match.group() for match in load_lexicon().comparison.finditer(text, *clause)) or None
         named = sorted({(p.laterality, p.region) for p in places.get(mention, ())}, key=str)
         for laterality, region in named or [(None, None)]:
             key = (mention.words.name, polarity, laterality, region)
-            found.setdefault(key, Finding(mention.words.name, polarity, laterality, region, size_mm, start, end))
+            row = Finding(mention.words.name, polarity, laterality, region, size_mm, start, end, compared)
+            found.setdefault(key, row)
     placed = {(f.finding, f.polarity) for f in found.values() if f.laterality or f.region}
     return tuple(f for f in found.values() if f.laterality or f.region or (f.finding, f.polarity) not in placed)
 

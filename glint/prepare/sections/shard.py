@@ -117,6 +117,7 @@ def _finding_rows(said: str, offset: int, read: Reader) -> list[Row]:
             "start": offset + found.start,
             "end": offset + found.end,
             "finding_class": finding_class(found.finding, found.polarity, found.laterality, found.region),
+            "comparison": found.comparison,
         }
         for found in read(said)
     ]

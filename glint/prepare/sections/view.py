@@ -57,6 +57,7 @@ def pieces(section: dict[str, object], sentences: pl.DataFrame, findings: pl.Dat
         place = " ".join(part for part in (row["laterality"], row["region"]) if part)
         size = f", {row['size_mm']:g} mm" if row["size_mm"] is not None else ""
         said = f"{row['finding'].replace('_', ' ')} {row['polarity']}{f', {place}' if place else ''}{size}"
+        said += f" ({row['comparison']})" if row["comparison"] else ""
         for at in range(max(0, row["start"] - offset), min(len(text), row["end"] - offset)):
             notes[at].append((row["polarity"], said))
     starts = {row - offset for row in sentences["start"]}

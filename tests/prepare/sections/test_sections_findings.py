@@ -211,3 +211,17 @@ def test_the_ten_findings_of_the_demo_lead_the_lexicon_in_a_fixed_order():
         "nodule", "mass", "consolidation", "ground_glass_opacity", "pleural_effusion",
         "pneumothorax", "emphysema", "atelectasis", "cardiomegaly", "hiatal_hernia",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("sentence", "words"),
+    [
+        ("Unchanged nodule in the left lung.", ["unchanged"]),
+        ("The left pleural effusion is stable.", ["is stable"]),
+        ("New nodule; emphysema in both lungs.", ["new", None]),
+        ("Nodule in the left lung.", [None]),
+        ("Again seen is a persistent right effusion.", ["again seen; persistent"]),
+    ],
+)
+def test_words_that_compare_are_marked_on_the_findings_of_their_clause(sentence, words):
+    assert [found.comparison for found in read_findings(sentence)] == words

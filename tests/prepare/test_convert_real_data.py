@@ -20,9 +20,9 @@ OUTCOMES = {
     "1_ct_dicom/cip_ct64": {None},
     "1_ct_dicom/dcm_qa_ct_ge": {"not_chest"},
     "1_ct_dicom/dicom2nifti_failing": {"gantry_tilt", "missing_slice"},
-    "1_ct_dicom/dicom_numpy_dupes": {"duplicate_position"},
+    "1_ct_dicom/dicom_numpy_dupes": {"variable_spacing"},  # the image that lies there twice is kept once
     "1_ct_dicom/ibsi_sts_ge": {"not_chest", "not_a_ct_image"},
-    "1_ct_dicom/tcia_covid19_ny_sbu_slices": {"one_slice"},
+    "1_ct_dicom/tcia_covid19_ny_sbu_slices": {"one_slice", "reformat"},
     "1_ct_dicom/lungmask_minimal": {"too_few_slices"},
     "1_ct_dicom/totalsegmentator_dicom": set(),
     "6_ct_nifti_masks/dcmqi_ct3slice_seg": {"too_few_slices", "not_a_ct_image"},

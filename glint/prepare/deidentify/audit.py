@@ -38,14 +38,15 @@ def _pairs(shard: Path, index: Path, blanked: Mapping[str, list[Any]]) -> Iterat
     ).to_dicts():
         raw = _read(Path(row["file"]))
         written = _read(shard / row["path"] / f"{row['instance_id']}.dcm")
-        if raw is not None:
-            yield Pair(
-                series_id=row["series_id"],
-                raw=raw[0],
-                written=written[0] if written else None,
-                content=written[1] if written else b"",
-                boxes=tuple(Box(*box) for box in blanked.get(row["instance_id"], [])),
-            )
+        if raw is None:
+            raise InputError(f"instance {row['instance_id']}: its raw file can't be read; run index again")
+        yield Pair(
+            series_id=row["series_id"],
+            raw=raw[0],
+            written=written[0] if written else None,
+            content=written[1] if written else b"",
+            boxes=tuple(Box(*box) for box in blanked.get(row["instance_id"], [])),
+        )
 
 
 def _refused_here(shard: Path, index: Path) -> list[str]:
@@ -85,7 +86,7 @@ def audit_run(results: Path, index: Path, out: Path, restricted: Path) -> list[d
     after blanking, and `<restricted>/quarantined.html` with pictures of what was refused or before it was blanked.
 
     Raises:
-        InputError: no shard below `results`.
+        InputError: no shard below `results`, or a raw file is gone.
     """
     shards = sorted(path.parent for path in results.glob("*/manifest.parquet"))
     if not shards:

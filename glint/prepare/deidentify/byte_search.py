@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 
+from glint.prepare.deidentify.encoded import encoded_forms
 from glint.prepare.deidentify.residual import name_parts
 from glint.prepare.deidentify.rules import PLACEHOLDERS
 from glint.prepare.deidentify.values import parse_date
@@ -39,13 +40,8 @@ def byte_pattern(texts: Iterable[str]) -> re.Pattern[bytes]:
     """Matches any of `texts` in any of the encodings; single-byte words under six letters only where they stand alone."""
     alternatives: set[bytes] = set()
     for text in texts:
-        for form in {text, text.upper(), text.title()}:
-            for encoding in ENCODINGS:
-                try:
-                    raw = form.encode(encoding)
-                except UnicodeEncodeError:
-                    continue
-                alone = (len(text) < SHORTEST_ALONE or text.isdigit()) and raw.isascii() and b"\0" not in raw
-                escaped = re.escape(raw)
-                alternatives.add(rb"(?<![A-Za-z0-9.])" + escaped + rb"(?![A-Za-z0-9])" if alone else escaped)
+        for raw in encoded_forms(text):
+            alone = (len(text) < SHORTEST_ALONE or text.isdigit()) and raw.isascii() and b"\0" not in raw
+            escaped = re.escape(raw)
+            alternatives.add(rb"(?<![A-Za-z0-9.])" + escaped + rb"(?![A-Za-z0-9])" if alone else escaped)
     return re.compile(b"|".join(sorted(alternatives)) if alternatives else rb"(?!)")

@@ -30,7 +30,7 @@ NATIVE = (str(ImplicitVRLittleEndian), str(ExplicitVRLittleEndian))
 CT_CLASS, CT_CLASSES_PREFIX = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2."
 RIM = 8  # an eighth of the rows at top and bottom is looked at in CT: where consoles write
 SHARP = 0.4  # of the slice's range, between neighbours: bone and skin are blurred over pixels, letters are not
-FEWEST_STROKES = 40  # edges of letters in one line of about eight; metal at the rim has fewer
+STROKES_PER_ROW, ROWS_OF_STROKES = 8, 4  # of letters; the rim of a round field of view crosses a row twice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ def has_sharp_rim(values_YX: NDArray[np.generic]) -> bool:
         if int(part.max()) - int(part.min()) < SHARP * span:
             continue
         steps = np.abs(np.diff(part.astype(np.int32), axis=1)) > SHARP * span
-        if int(steps.sum()) >= FEWEST_STROKES:
+        if int((steps.sum(axis=1) >= STROKES_PER_ROW).sum()) >= ROWS_OF_STROKES:
             return True
     return False
 

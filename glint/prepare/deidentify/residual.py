@@ -9,13 +9,17 @@ from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
 
+from glint.prepare.deidentify.encoded import encoded_forms
 from glint.prepare.deidentify.rules import PLACEHOLDERS
 from glint.prepare.deidentify.values import parse_date
 
 SHORTEST = 4
+FOREIGN_BYTES = 6  # in UTF-8: two Chinese or three Cyrillic letters; fewer occur by chance
 SUBSTRING_LETTERS = 6  # shorter words occur inside others ("mens" in SIEMENS): they must stand alone
 PIXEL_SHORTEST = 8  # shorter ones occur in compressed pixels by chance
 NUMBER_VRS = frozenset({"DS", "IS", "US", "SS", "UL", "SL", "FL", "FD", "UV", "SV", "AT", "OB", "OW", "OV"})
+DATE_FORMS = ("%Y%m%d", "%Y-%m-%d", "%Y.%m.%d", "%Y/%m/%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y")
+_WIDE = re.compile(rb"[!-~]\0[!-~]\0[!-~]\0")  # UTF-16 of plain letters: the letters with zeros between
 _SEPARATORS = re.compile(r"[\^=,;\s\\'’.-]+")
 
 
@@ -26,7 +30,7 @@ def name_parts(name: str) -> list[str]:
 
 def _date_forms(text: str) -> list[str]:
     parsed = parse_date(text)
-    return [parsed.strftime(form) for form in ("%Y%m%d", "%Y-%m-%d", "%Y.%m.%d")] if parsed else []
+    return [parsed.strftime(form) for form in DATE_FORMS] if parsed else []
 
 
 def _pattern(word: str) -> str:
@@ -45,6 +49,7 @@ class ResidualScan:
     in_header: re.Pattern[str]
     in_pixels: tuple[bytes, ...]
     in_numbers: re.Pattern[str]
+    in_bytes: re.Pattern[bytes] | None
 
     def finds(self, header: bytes, pixels: bytes, dataset: Dataset, uids: Iterable[str]) -> bool:
         """True if an identifier is in the bytes of a written file; `dataset` is its parsed form.
@@ -57,7 +62,9 @@ class ResidualScan:
         if any(word in pixels for word in self.in_pixels):
             return True
         text = header.decode("utf-8", "replace").lower()
-        if self.in_header.search(text):
+        if self.in_header.search(text) or (self.in_bytes is not None and self.in_bytes.search(header)):
+            return True
+        if _WIDE.search(header) and self.in_header.search(text.replace("\0", "")):
             return True
         return self.in_numbers.search(text) is not None and self._in_texts(dataset)
 
@@ -77,20 +84,31 @@ def _any_of(words: Iterable[str]) -> re.Pattern[str]:
     return re.compile("|".join(alternatives) if alternatives else r"(?!)")
 
 
+def _any_bytes(words: Iterable[str]) -> re.Pattern[bytes] | None:
+    alternatives = sorted({re.escape(form) for word in words for form in encoded_forms(word) if len(form) >= SHORTEST})
+    return re.compile(b"|".join(alternatives)) if alternatives else None
+
+
+def _is_long_enough(word: str) -> bool:
+    return len(word) >= SHORTEST or (not word.isascii() and len(word.encode("utf-8", "replace")) >= FOREIGN_BYTES)
+
+
 def residual_scan(
     *, names: Iterable[str], identifiers: Iterable[str], dates: Iterable[str], phrases: Iterable[str]
 ) -> ResidualScan:
-    """A scan for every identifier of at least 4 characters.
+    """A scan for every identifier of at least 4 characters, or fewer in scripts where a name is two.
+
+    Letters beyond ASCII are searched in the encodings of `encoded`, all others also in UTF-16.
 
     Args:
         names: Person names; each component is searched alone.
         identifiers: Patient IDs, accession numbers and the like.
-        dates: Original dates as the header has them; searched in three spellings.
+        dates: Original dates as the header has them; searched in eight spellings.
         phrases: Whole texts such as the institution; searched as they are.
     """
     words = {part for name in names for part in name_parts(name)}
     words |= {value.strip() for value in (*identifiers, *phrases)}
-    words = {word.lower() for word in words if len(word) >= SHORTEST and word.lower() not in PLACEHOLDERS}
+    words = {word.lower() for word in words if _is_long_enough(word) and word.lower() not in PLACEHOLDERS}
     spelled = {form for text in dates for form in _date_forms(text)}
     digits = {word for word in words if word.isdigit()}
     return ResidualScan(
@@ -99,4 +117,5 @@ def residual_scan(
         ),
         in_pixels=tuple(sorted(word.encode() for word in words if len(word) >= PIXEL_SHORTEST)),
         in_numbers=_any_of(digits),
+        in_bytes=_any_bytes(word for word in words if not word.isascii()),
     )

@@ -16,6 +16,7 @@ from test_deidentify_images import _key, deidentify  # noqa: F401
 
 from glint.cli.__main__ import main
 from glint.prepare.deidentify.byte_search import byte_pattern, spellings
+from glint.prepare.deidentify.residual import residual_scan
 
 
 def refer(dataset: Dataset, index: int) -> None:
@@ -146,3 +147,25 @@ def test_identifiers_are_found_in_every_encoding_and_order(written: bytes) -> No
     pattern = byte_pattern(texts | {"山田"})
     assert pattern.search(b"..\0 " + written + b" \0..")
     assert not pattern.search(b"SIEMENS 1024 hannah 195411031 xA47112")
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        "Quillfeather".encode("utf-16-le"),
+        "QUILLFEATHER".encode("utf-16-be"),
+        "Müller".encode("latin-1"),
+        "MÜLLER".encode("iso8859-2"),
+        "山田".encode("iso2022_jp"),
+        "Иванов".encode("koi8-r"),
+        "김희중".encode("euc_kr"),
+        b"14.03.2021",
+        b"03/14/2021",
+        b"2021/03/14",
+    ],
+)
+def test_the_gate_of_the_stage_sees_other_encodings_and_spellings(left: bytes) -> None:
+    names = ["Quillfeather^Ottoline", "Müller^Änne", "山田^太郎", "Иванов^Пётр", "김희중"]
+    scan = residual_scan(names=names, identifiers=[], dates=["20210314"], phrases=[])
+    assert scan.finds(b"\2\0 LO " + left + b"\0 ", b"", Dataset(), [])
+    assert not scan.finds(b"\2\0 LO chest \0C\0T\0 1.2\\0.5 20200101 ", b"", Dataset(), [])

@@ -11,7 +11,9 @@ from pydicom.dataset import FileDataset
 
 from glint.core.atomic import atomic_directory, write_json
 from glint.core.errors import InputError, Quarantine
+from glint.formats.archives import raw_bytes
 from glint.formats.dicom import read_dataset
+from glint.formats.header_cache import indexed_folders, located
 from glint.formats.manifest import read_manifest
 from glint.prepare.deidentify.audit_page import render_page, sheet, thumbnail
 from glint.prepare.deidentify.audit_score import Pair, score_run, value_counts
@@ -21,22 +23,27 @@ TEXTS = ("LO", "SH", "ST", "LT", "UT", "UC", "PN", "CS", "UR", "AE")
 MOST_VALUES, MOST_PICTURES = 200, 200  # on the page; the table has all
 
 
-def _read(path: Path) -> tuple[FileDataset, bytes] | None:
+def _read(path: Path | str) -> tuple[FileDataset, bytes] | None:
     try:
-        content = path.read_bytes()
+        content = raw_bytes(path)
         return read_dataset(content), content
     except (OSError, Quarantine):
         return None
 
 
+def _instances(index: Path) -> pl.DataFrame:
+    """The shard's instances with the places of their raw files."""
+    return located(read_manifest(index / "instances.parquet", "index_instances"), indexed_folders(index.parent))
+
+
 def _pairs(shard: Path, index: Path, blanked: Mapping[str, list[Any]]) -> Iterator[Pair]:
     """Raw and written file of every usable instance of series that were not refused."""
     manifest = read_manifest(shard / "manifest.parquet", "deidentify_images").filter(pl.col("status") == "ok")
-    instances = read_manifest(index / "instances.parquet", "index_instances").filter(pl.col("status") == "ok")
+    instances = _instances(index).filter(pl.col("status") == "ok")
     for row in instances.join(
         manifest.select("study_id", "series_id", "path"), on=["study_id", "series_id"]
     ).to_dicts():
-        raw = _read(Path(row["file"]))
+        raw = _read(row["file"])
         written = _read(shard / row["path"] / f"{row['instance_id']}.dcm")
         if raw is None:
             raise InputError(f"instance {row['instance_id']}: its raw file can't be read; run index again")
@@ -59,10 +66,10 @@ def _refused_here(shard: Path, index: Path) -> list[str]:
 def _refused(shard: Path, index: Path) -> Iterator[tuple[str, FileDataset]]:
     """Caption and middle image of every series refused by stage 02; with identifiers."""
     manifest = read_manifest(shard / "manifest.parquet", "deidentify_images").filter(pl.col("status") != "ok")
-    instances = read_manifest(index / "instances.parquet", "index_instances")
+    instances = _instances(index)
     for row in manifest.to_dicts():
         files = instances.filter(pl.col("series_id") == row["series_id"]).sort("instance_number")["file"].to_list()
-        found = _read(Path(files[len(files) // 2])) if files else None
+        found = _read(files[len(files) // 2]) if files else None
         if found is not None:
             yield f"{row['series_id']}: {row['reason']}", found[0]
 
@@ -164,8 +171,8 @@ def _before(
     for shard in shards:
         for caption, dataset in _refused(shard, index / shard.name):
             yield caption, dataset, []
-        instances = read_manifest(index / shard.name / "instances.parquet", "index_instances")
+        instances = _instances(index / shard.name)
         for row in instances.filter(pl.col("instance_id").is_in(list(blanked))).to_dicts():
-            found = _read(Path(row["file"]))
+            found = _read(row["file"])
             if found is not None:
                 yield f"{row['series_id']} / {row['instance_id']}", found[0], blanked[row["instance_id"]]

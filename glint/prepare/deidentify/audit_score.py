@@ -165,8 +165,10 @@ def _add(pair: Pair, score: Score) -> None:
         if before := _text(raw, keyword):
             after = _text(written, keyword)
             score.note("uid_changed", keyword, series, bool(after) and after != before)
-            score.uids[before].add(after)
-            score.note("uid_consistent", keyword, series, bool(after) and len(score.uids[before]) == 1)
+            # A series that the index split keeps one UID for each part.
+            same = score.uids[f"{before} {series}" if keyword == "SeriesInstanceUID" else before]
+            same.add(after)
+            score.note("uid_consistent", keyword, series, bool(after) and len(same) == 1)
     before = _text(raw, "PatientID")
     score.patients[before].add(_text(written, "PatientID"))
     consistent = bool(_text(written, "PatientID")) and len(score.patients[before]) == 1

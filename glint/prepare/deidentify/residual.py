@@ -111,9 +111,10 @@ def residual_scan(
     words = {word.lower() for word in words if _is_long_enough(word) and word.lower() not in PLACEHOLDERS}
     spelled = {form for text in dates for form in _date_forms(text)}
     digits = {word for word in words if word.isdigit()}
+    dated = "|".join(re.escape(form) for form in sorted(spelled))
     return ResidualScan(
         in_header=re.compile(
-            "|".join([_any_of(words - digits).pattern, *(rf"(?<![0-9]){re.escape(f)}" for f in sorted(spelled))])
+            "|".join([_any_of(words - digits).pattern, *([rf"(?<![0-9])(?:{dated})"] if spelled else [])])
         ),
         in_pixels=tuple(sorted(word.encode() for word in words if len(word) >= PIXEL_SHORTEST)),
         in_numbers=_any_of(digits),

@@ -19,14 +19,8 @@ from glint.core.errors import GeometryError
 from glint.core.geometry import spacing_mm_zyx, voxel_to_world, world_to_voxel
 from glint.formats.manifest import manifest_frame, read_manifest, write_manifest
 from glint.formats.nifti import load_model_volume, write_nifti
-from glint.prepare.resample import (
-    axis_weights,
-    resample_mask,
-    resample_volume,
-    sample_places,
-    select_series,
-    window_channels,
-)
+from glint.prepare.resample import resample_mask, resample_volume, select_series, window_channels
+from glint.prepare.resample.kernels import axis_weights, sample_places
 
 TURNS = st.tuples(st.permutations(range(3)), st.tuples(*[st.sampled_from((1, -1))] * 3))
 SPACINGS = st.tuples(st.floats(1.2, 4.0), st.floats(1.0, 2.0), st.floats(1.0, 2.0))

@@ -1,10 +1,11 @@
 """Configuration of stage 04: the grid of the model."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from glint.core.config.base import StageConfig
+from glint.core.config.grids import GRID_PRESETS
 
 Edge = Annotated[float, Field(gt=0)]
 Size = Annotated[int, Field(gt=0)]
@@ -13,6 +14,11 @@ Size = Annotated[int, Field(gt=0)]
 class ResampleConfig(StageConfig):
     """Spacing, size and value range of the volumes that the teacher and the student see."""
 
+    preset: str | None = Field(
+        default=None,
+        description=f"name of a published model's grid ({', '.join(GRID_PRESETS)}), which sets the next five keys; "
+        "null: they count as they stand",
+    )
     spacing_mm: tuple[Edge, Edge, Edge] = Field(
         default=(4.0, 4.0, 4.0), description="mm (z, y, x); the teacher's voxel, exact on every volume"
     )
@@ -23,9 +29,32 @@ class ResampleConfig(StageConfig):
         default=(-1024.0, 3071.0), description="HU; applied before interpolation, so that padding and metal don't bleed"
     )
     pad_hu: int = Field(default=-1024, description="HU; what stands outside the scan, the value of air or below")
+    antialias: bool = Field(
+        default=True,
+        description="switch; average axes that shrink; off only for a teacher that was trained on plain linear volumes",
+    )
     coverage_tolerance: float = Field(
         default=0.1, ge=0, lt=1, description="share; series so close to a study's longest compete by slice spacing"
     )
+
+    @field_validator("preset")
+    @classmethod
+    def _known(cls, name: str | None) -> str | None:
+        if name is not None and name not in GRID_PRESETS:
+            raise ValueError(f"no preset {name!r}; known are {', '.join(GRID_PRESETS)}")
+        return name
+
+    @model_validator(mode="after")
+    def _preset(self) -> "ResampleConfig":
+        """The preset's values take the place of the defaults; a third value is a contradiction."""
+        if self.preset is None:
+            return self
+        for key in ("spacing_mm", "grid", "clip_hu", "pad_hu", "antialias"):
+            wanted: Any = getattr(GRID_PRESETS[self.preset], key)
+            if getattr(self, key) not in (wanted, type(self).model_fields[key].default):
+                raise ValueError(f"preset {self.preset} sets {key} to {wanted}, not {getattr(self, key)}: name one")
+            object.__setattr__(self, key, wanted)  # the model is frozen for everybody else
+        return self
 
     @model_validator(mode="after")
     def _ranges(self) -> "ResampleConfig":

@@ -1,10 +1,11 @@
 """Configuration of stage 07, the frozen teacher: where its weights come from, or how they are pretrained."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from glint.core.config.base import StageConfig
+from glint.core.config.grids import WINDOWS_HU
 
 Window = tuple[float, float]
 
@@ -136,7 +137,7 @@ class TeacherConfig(StageConfig):
             (100.0, 400.0),
         ),
         description="HU (low, high) of each input channel: emphysema or air, lung, haze, fat, fluid, soft tissue, bone; the mean of a "
-        "narrow clipped band is one step of a patch's histogram, which three wide windows blur",
+        "narrow clipped band is one step of a patch's histogram, which three wide windows blur; or names: lung, mediastinum, full",
     )
     threads: int = Field(
         default=2,
@@ -146,6 +147,15 @@ class TeacherConfig(StageConfig):
     seed: int = Field(default=0, ge=0, description="seed of initial weights, masks, shifts and order of volumes")
     encoder: EncoderShape = Field(default=EncoderShape(), description="shape of the pretrained encoder")
     pretrain: PretrainConfig = Field(default=PretrainConfig(), description="objective, schedule, budget")
+
+    @field_validator("windows", mode="before")
+    @classmethod
+    def _named(cls, windows: Any) -> Any:
+        if not isinstance(windows, list | tuple):
+            return windows
+        if unknown := [name for name in windows if isinstance(name, str) and name not in WINDOWS_HU]:
+            raise ValueError(f"no window {unknown[0]!r}; known are {', '.join(WINDOWS_HU)}, or give [low, high] in HU")
+        return tuple(WINDOWS_HU[one] if isinstance(one, str) else tuple(one) for one in windows)
 
     @model_validator(mode="after")
     def _consistent(self) -> "TeacherConfig":

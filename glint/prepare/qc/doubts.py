@@ -1,0 +1,68 @@
+"""What a person should look at before trusting a volume: each doubt is one short sentence."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+LUNG_HU = (-970, -600)
+CUT_LUNG_CM2 = 6.0  # more lung than this on the last plane: the lung goes on beyond it
+FEW_SLICES = 40  # of the scan; a chest of 30 cm at 5 mm has 60
+ANISOTROPIC = 4.0  # slice distance over pixel edge of the scan
+METAL_SHARE = 1e-5  # of the scan's voxels at the upper clip limit
+MUCH_PADDING = 0.4  # share of the grid
+FACES = (("inferior", "superior"), ("posterior", "anterior"), ("left", "right"))
+
+
+def cut_lungs(hu_ZYX: NDArray[Any], spacing_mm: Sequence[float], valid_box: Sequence[int]) -> list[str]:
+    """Faces of the grid or of the scan on which lung still stands, as sentences.
+
+    A plane is opened by 3 x 3 voxels first: the skin and the bronchial walls have lung's HU by partial volume only
+    in a thin rim.
+    """
+    found = []
+    for axis in range(3):
+        plane_mm = [edge for other, edge in enumerate(spacing_mm) if other != axis]
+        for side, name in enumerate(FACES[axis]):
+            place = valid_box[2 * axis + side] - side
+            plane = np.take(hu_ZYX, place, axis=axis)
+            lung = ndimage.binary_opening((plane > LUNG_HU[0]) & (plane < LUNG_HU[1]), np.ones((3, 3)))
+            area_cm2 = float(lung.sum() * plane_mm[0] * plane_mm[1] / 100)
+            if area_cm2 > CUT_LUNG_CM2:
+                at_grid = place in (0, hu_ZYX.shape[axis] - 1)
+                where = "the grid cuts the lungs" if at_grid else "the lungs reach the scan's end"
+                found.append(f"{where} ({name}, {area_cm2:.0f} cm²)")
+    return found
+
+
+def doubts(
+    hu_ZYX: NDArray[Any],
+    spacing_mm: Sequence[float],
+    valid_box: Sequence[int],
+    *,
+    scan_shape_zyx: Sequence[int] | None,
+    scan_spacing_mm: Sequence[float] | None,
+    clip_high_hu: float,
+) -> list[str]:
+    """All doubts about one volume on the model's grid; `scan_*` are those of stage 03, None where unknown."""
+    z0, z1, y0, y1, x0, x1 = valid_box
+    inside = hu_ZYX[z0:z1, y0:y1, x0:x1]
+    if inside.size == 0:
+        return ["the scan and the grid don't meet"]
+    found = cut_lungs(hu_ZYX, spacing_mm, valid_box)
+    lung = float(((inside > LUNG_HU[0]) & (inside < LUNG_HU[1])).mean())
+    if lung < 0.02:
+        found.append(f"hardly any lung ({100 * lung:.1f} % of the scan)")
+    if scan_shape_zyx is not None and scan_shape_zyx[0] < FEW_SLICES:
+        found.append(f"few slices ({scan_shape_zyx[0]})")
+    if scan_spacing_mm is not None and scan_spacing_mm[0] > ANISOTROPIC * min(scan_spacing_mm[1:]):
+        found.append(f"anisotropic ({scan_spacing_mm[0]:.1f} mm slices of {min(scan_spacing_mm[1:]):.2f} mm pixels)")
+    metal = int((inside >= clip_high_hu).sum())
+    if metal > METAL_SHARE * inside.size:
+        found.append(f"metal clipped at {clip_high_hu:.0f} HU ({metal} voxels)")
+    padding = 1 - inside.size / hu_ZYX.size
+    if padding > MUCH_PADDING:
+        found.append(f"{100 * padding:.0f} % of the grid is padding")
+    return found

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 LUNG_HU = (-970, -600)
+OUTSIDE_HU = -920  # median of a region that touches the picture's edge; darker is air around the patient
 CUT_LUNG_CM2 = 6.0  # more lung than this on the last plane: the lung goes on beyond it
 FEW_SLICES = 40  # of the scan; a chest of 30 cm at 5 mm has 60
 ANISOTROPIC = 4.0  # slice distance over pixel edge of the scan
@@ -16,22 +17,33 @@ MUCH_PADDING = 0.4  # share of the grid
 FACES = (("inferior", "superior"), ("posterior", "anterior"), ("left", "right"))
 
 
-def cut_lungs(hu_ZYX: NDArray[Any], spacing_mm: Sequence[float], valid_box: Sequence[int]) -> list[str]:
-    """Faces of the grid or of the scan on which lung still stands, as sentences.
+def _lung_of_plane(plane: NDArray[Any]) -> NDArray[np.bool_]:
+    """Lung on a plane: aerated regions but for the air around the patient, and but for thin rims.
 
-    A plane is opened by 3 x 3 voxels first: the skin and the bronchial walls have lung's HU by partial volume only
-    in a thin rim.
+    Skin and bronchial walls have lung's HU by partial volume; an opening by 3 x 3 voxels removes them.
     """
+    regions, count = ndimage.label(plane < LUNG_HU[1])
+    for region in range(1, count + 1):
+        inside = regions == region
+        touches = inside[[0, -1]].any() or inside[:, [0, -1]].any()
+        if touches and np.median(plane[inside]) < OUTSIDE_HU:
+            regions[inside] = 0
+    lung = (regions > 0) & (plane > LUNG_HU[0])
+    return np.asarray(ndimage.binary_opening(lung, np.ones((3, 3))))
+
+
+def cut_lungs(hu_ZYX: NDArray[Any], spacing_mm: Sequence[float], valid_box: Sequence[int]) -> list[str]:
+    """Faces of the grid or of the scan on which lung still stands, as sentences."""
+    z0, z1, y0, y1, x0, x1 = valid_box
+    scan = hu_ZYX[z0:z1, y0:y1, x0:x1]
     found = []
     for axis in range(3):
         plane_mm = [edge for other, edge in enumerate(spacing_mm) if other != axis]
         for side, name in enumerate(FACES[axis]):
-            place = valid_box[2 * axis + side] - side
-            plane = np.take(hu_ZYX, place, axis=axis)
-            lung = ndimage.binary_opening((plane > LUNG_HU[0]) & (plane < LUNG_HU[1]), np.ones((3, 3)))
+            lung = _lung_of_plane(np.take(scan, -side, axis=axis))
             area_cm2 = float(lung.sum() * plane_mm[0] * plane_mm[1] / 100)
             if area_cm2 > CUT_LUNG_CM2:
-                at_grid = place in (0, hu_ZYX.shape[axis] - 1)
+                at_grid = valid_box[2 * axis + side] == side * hu_ZYX.shape[axis]
                 where = "the grid cuts the lungs" if at_grid else "the lungs reach the scan's end"
                 found.append(f"{where} ({name}, {area_cm2:.0f} cm²)")
     return found

@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import os
+import re
 import shutil
 import tarfile
 import zipfile
@@ -297,3 +298,9 @@ def test_what_lies_beside_the_images_is_named_and_no_error(tmp_path: Path, serie
     assert dict(found.others.iter_rows()) == expected
     assert found.quarantine.select("item", "reason").rows() == [("0/one.dcm.gz", "packed_dicom")]
     assert found.series["num_instances"].to_list() == [8]
+
+
+def test_every_reason_of_an_archive_is_explained() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "inventory.md").read_text(encoding="utf-8")
+    reasons = set(re.findall(r'Quarantine\(\s*"(\w+)"', Path(archives.__file__).read_text(encoding="utf-8")))
+    assert len(reasons) >= 6 and all(f"`{reason}`" in text for reason in reasons)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +17,11 @@ Config = TypeVar("Config", bound=StageConfig)
 def add_config_argument(parser: argparse.ArgumentParser) -> None:
     """Add `--config`: the stage's slice of the configuration as JSON, or a file that holds it."""
     parser.add_argument("--config", default="{}", help="the stage's configuration: JSON text, or a path to a JSON file")
+
+
+def add_modality_argument(parser: argparse.ArgumentParser, known: Iterable[str]) -> None:
+    """Add `--modality`: what the images are, and with it which configuration and which code a stage uses."""
+    parser.add_argument("--modality", choices=sorted(known), default="ct", help="default ct")
 
 
 def add_time_limit_argument(parser: argparse.ArgumentParser) -> None:

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import polars as pl
 
-from glint.cli.arguments import add_config_argument, stage_config_from_args
+from glint.cli.arguments import add_config_argument, add_modality_argument, stage_config_from_args
 from glint.cli.key_arguments import add_key_arguments, pseudonyms_from_args
-from glint.core.config.index import IndexConfig
+from glint.core.config.index import FilmIndexConfig, IndexConfig
 from glint.core.errors import ConfigError
 from glint.core.progress import log
 from glint.prepare.index.images import IndexedImages, index_images
 from glint.prepare.index.reports import index_reports
 
+CONFIGS = {"ct": IndexConfig, "cxr": FilmIndexConfig}
 HELP = "list studies, series and reports, and what can't be used and why (01)"
 
 
@@ -28,17 +29,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     images.add_argument("--out", type=Path, required=True, help="folder for the tables (restricted)")
     images.add_argument("--workers", type=int, default=1, help="processes")
     add_key_arguments(images)
-    add_config_argument(images)
     reports = kinds.add_parser("reports", help="join a report table to indexed studies")
     reports.add_argument("--images", type=Path, required=True, help="the --out folder of `glint index images`")
     reports.add_argument("--table", type=Path, help="CSV or Parquet with one report per row; default: report_table")
     reports.add_argument("--out", type=Path, required=True, help="folder for the tables (restricted)")
-    add_config_argument(reports)
+    for kind in (images, reports):
+        add_modality_argument(kind, CONFIGS)
+        add_config_argument(kind)
 
 
 def run(args: argparse.Namespace) -> None:
     """Run one of the two."""
-    config = stage_config_from_args(args, IndexConfig)
+    config = stage_config_from_args(args, CONFIGS[args.modality])
     if args.kind == "images":
         _run_images(args, config)
     else:

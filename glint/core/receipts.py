@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from glint.core.atomic import write_json
-from glint.core.config.schema import MODALITIES, Config, stage_slice
+from glint.core.config.schema import Config, modalities_of, stage_slice
 from glint.core.errors import InputError
 from glint.core.provenance import code_digest, digest, sha256_file
 
@@ -38,7 +38,7 @@ def recipe_of(config: Config, stage: str, modality: str) -> Recipe | None:
 
     The number of shards belongs to it: another number is another set of inputs for every stage that gathers.
     """
-    if stage not in Config.model_fields or modality not in MODALITIES:
+    if stage not in Config.model_fields or modality not in modalities_of(stage):
         return None
     num_shards = getattr(config.index, modality).num_shards
     return Recipe(

@@ -93,6 +93,7 @@ class InstanceHeader:
     image_type: tuple[str, ...]
     series_description: str
     body_part: str
+    species: str
     kernel: str
     burned_in: str
     transfer_syntax: str
@@ -224,6 +225,15 @@ def _persons(dataset: Dataset, keywords: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for keyword in keywords for name in _texts(dataset, keyword)))
 
 
+def _species(dataset: Dataset) -> str:
+    """What the header says the patient is: words, else a code's value; "" for the usual silence."""
+    if text := _text(dataset, "PatientSpeciesDescription"):
+        return text
+    if _tag("PatientSpeciesCodeSequence") not in dataset:
+        return ""
+    return next((_text(item, "CodeValue") for item in dataset[_tag("PatientSpeciesCodeSequence")].value), "")
+
+
 def _acquisition_time(dataset: Dataset) -> str:
     """Date and time of acquisition as sortable text, "" where either is absent."""
     day, time = _text(dataset, "AcquisitionDate"), _text(dataset, "AcquisitionTime")
@@ -244,6 +254,7 @@ def _header(dataset: Dataset, file: str, size: int, digest: str, pixels: str) ->
         image_type=_texts(dataset, "ImageType"),
         series_description=_text(dataset, "SeriesDescription"),
         body_part=_text(dataset, "BodyPartExamined"),
+        species=_species(dataset),
         kernel=_text(dataset, "ConvolutionKernel"),
         burned_in=_text(dataset, "BurnedInAnnotation"),
         transfer_syntax=_text(meta, "TransferSyntaxUID"),

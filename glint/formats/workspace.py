@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 
 from glint.core.config.index import IndexConfig
-from glint.core.config.schema import Config
+from glint.core.config.schema import Config, modalities_of
 from glint.formats.benchmark_table import read_seconds
 
 SECONDS_PER_HOUR = 3600
@@ -79,7 +79,7 @@ class _Layout:
 def stage_jobs(root: Path, config: Config, modality: str) -> list[tuple[str, str, list[Job]]]:
     """(stage, part, jobs) in the order of the pipeline, as the rules of the workflow name them."""
     index: IndexConfig = getattr(config.index, modality)
-    arms: tuple[str, ...] = getattr(config.evaluate, modality).arms
+    arms: tuple[str, ...] = getattr(config.evaluate, modality).arms if modality in modalities_of("evaluate") else ()
     of = _Layout(root=root, modality=modality, shards=[f"shard-{number:03d}" for number in range(index.num_shards)])
     demo = [of.single("00_demo", "summary.json", "demo", top="restricted")]
     images = of.single("01_index", "images/studies.parquet", "images", table="images/studies.parquet", top="restricted")
@@ -91,7 +91,7 @@ def stage_jobs(root: Path, config: Config, modality: str) -> list[tuple[str, str
         top="restricted",
     )
     made = any(f"restricted/{modality}/00_demo" in folder for folder in index.raw_dirs)
-    return [
+    stages = [
         *([("00_demo", "", demo)] if made else []),
         ("01_index", "images", [images]),
         ("01_index", "reports", [reports]),
@@ -111,6 +111,7 @@ def stage_jobs(root: Path, config: Config, modality: str) -> list[tuple[str, str
         ),
         ("10_evaluate", "models", [of.single("10_evaluate", "metrics.json", "models")]),
     ]
+    return [stage for stage in stages if modality in modalities_of(stage[0][3:])]
 
 
 def _outcomes(table: Path) -> pl.DataFrame | None:

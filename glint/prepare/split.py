@@ -43,7 +43,7 @@ def split_studies(series: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
         InputError: a study belongs to two patients, a split could not be made clean, or nobody is left to train on.
     """
     params = digest(config.model_dump(mode="json"))
-    usable = pl.col("status").eq("ok") & pl.col("kind").eq("volume")
+    usable = pl.col("status").eq("ok") & pl.col("kind").is_in(["volume", "film"])
     images = pl.concat_list("series_id", "input_digest").list.drop_nulls()
     studies = (
         series.sort("study_id", "series_id", nulls_last=True)

@@ -39,6 +39,33 @@ def test_every_public_target_plans_from_nothing(tmp_path, target):
     assert jobs["demo"] == 1 and jobs["total"] >= 2
 
 
+def films(tmp_path: Path, more: str = "") -> list[str]:
+    (tmp_path / "films").mkdir()
+    return ["--config", f'index={{"cxr":{{"raw_dirs":["films"],"num_shards":3{more}}}}}', "deidentify={key_file: null}"]
+
+
+def test_films_plan_from_index_to_split_with_shards_of_their_own_and_no_job_of_ct(tmp_path):
+    targets = [f"{stage}_cxr" for stage in ("index", "deidentify", "convert", "resample", "split")]
+    jobs = planned(snakemake(tmp_path, "--dry-run", *films(tmp_path), "--", *targets))
+    assert jobs["index_images_cxr"] == 1 and not {"demo", "index_images", "index_reports_cxr"} & set(jobs)
+    assert jobs["convert"] == jobs["resample"] == jobs["deidentify_images"] == 3
+
+
+def test_films_with_reports_plan_their_sections(tmp_path):
+    (tmp_path / "reports.csv").write_text("accession_number,report\n")
+    more = ',"report_table":"reports.csv"'
+    jobs = planned(snakemake(tmp_path, "--dry-run", *films(tmp_path, more), "--", "sections_cxr"))
+    assert jobs["index_reports_cxr"] == 1 and jobs["sections"] == 3
+
+
+def test_what_films_do_not_have_yet_is_no_target(tmp_path):
+    listed = snakemake(tmp_path, "--list-rules").stdout.split()
+    later = ("demo", "teacher", "features", "train", "evaluate")
+    assert "resample_cxr" in listed and not {f"{stage}_cxr" for stage in later} & set(listed)
+    run = snakemake(tmp_path, "--dry-run", "results/cxr/08_features/shard-000/manifest.parquet")
+    assert run.returncode != 0 and "MissingInputException" not in run.stderr and "Missing" in run.stdout + run.stderr
+
+
 def test_the_plan_is_a_job_per_shard_never_a_job_per_study(tmp_path):
     jobs = planned(snakemake(tmp_path, "--dry-run", "evaluate_ct"))
     assert jobs["convert"] == jobs["resample"] == jobs["features"] == jobs["deidentify_images"]

@@ -10,6 +10,8 @@ rule demo:
         "logs/{modality}/00_demo/demo.log",
     benchmark:
         "logs/{modality}/00_demo/demo.benchmark.tsv"
+    wildcard_constraints:
+        modality=only("demo"),
     threads: 2
     resources:
         **job("demo"),
@@ -25,7 +27,7 @@ rule demo:
         )
 
 
-for modality in MODALITIES:
+for modality in modalities_of("demo"):
 
     rule:
         name:

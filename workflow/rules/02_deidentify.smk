@@ -54,7 +54,7 @@ for modality in MODALITIES:
         input:
             [
                 f"results/{modality}/02_deidentify/{kind}/{shard}/manifest.parquet"
-                for kind in ("images", "reports")
+                for kind in kinds(modality)
                 for shard in SHARDS[modality]
             ],
         localrule: True

@@ -15,7 +15,7 @@ rule convert:
         recipe=recipe("convert"),
     shell:
         recorded(
-            "python -m glint convert --manifest {input} --out {output} --workers {threads} "
+            "python -m glint convert --modality {wildcards.modality} --manifest {input} --out {output} --workers {threads} "
             "--config {params.config:q}"
         )
 

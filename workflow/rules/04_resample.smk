@@ -15,7 +15,7 @@ rule resample:
         recipe=recipe("resample"),
     shell:
         recorded(
-            "python -m glint resample --manifest {input} --out {output} --workers {threads} "
+            "python -m glint resample --modality {wildcards.modality} --manifest {input} --out {output} --workers {threads} "
             "--config {params.config:q}"
         )
 

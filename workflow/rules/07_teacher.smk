@@ -9,6 +9,8 @@ rule teacher:
         "logs/{modality}/07_teacher/teacher.log",
     benchmark:
         "logs/{modality}/07_teacher/teacher.benchmark.tsv"
+    wildcard_constraints:
+        modality=only("teacher"),
     threads: lambda wildcards: section("teacher", wildcards.modality).threads
     resources:
         **job("teacher"),
@@ -25,7 +27,7 @@ rule teacher:
         )
 
 
-for modality in MODALITIES:
+for modality in modalities_of("teacher"):
 
     rule:
         name:

@@ -9,6 +9,8 @@ rule features:
         "logs/{modality}/08_features/{shard}.log",
     benchmark:
         "logs/{modality}/08_features/{shard}.benchmark.tsv"
+    wildcard_constraints:
+        modality=only("features"),
     resources:
         **job("features"),
     params:
@@ -22,7 +24,7 @@ rule features:
         )
 
 
-for modality in MODALITIES:
+for modality in modalities_of("features"):
 
     rule:
         name:

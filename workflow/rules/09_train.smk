@@ -12,6 +12,8 @@ rule train:
         "logs/{modality}/09_train/{arm}.log",
     benchmark:
         "logs/{modality}/09_train/{arm}.benchmark.tsv"
+    wildcard_constraints:
+        modality=only("train"),
     threads:
         lambda wildcards: CONFIG.cluster.train.ranks
         * section("train", wildcards.modality).threads
@@ -34,7 +36,7 @@ rule train:
         )
 
 
-for modality in MODALITIES:
+for modality in modalities_of("train"):
 
     rule:
         name:

@@ -10,6 +10,8 @@ rule evaluate_truth:
         "logs/{modality}/10_evaluate/truth.log",
     benchmark:
         "logs/{modality}/10_evaluate/truth.benchmark.tsv"
+    wildcard_constraints:
+        modality=only("evaluate"),
     resources:
         **job("evaluate"),
     params:
@@ -41,6 +43,8 @@ rule evaluate_models:
         "logs/{modality}/10_evaluate/models.log",
     benchmark:
         "logs/{modality}/10_evaluate/models.benchmark.tsv"
+    wildcard_constraints:
+        modality=only("evaluate"),
     threads: 2
     resources:
         **job("evaluate"),
@@ -60,7 +64,7 @@ rule evaluate_models:
         )
 
 
-for modality in MODALITIES:
+for modality in modalities_of("evaluate"):
 
     rule:
         name:

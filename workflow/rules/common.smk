@@ -8,6 +8,11 @@ def slice_json(stage):
     )
 
 
+def only(stage):
+    """Wildcard constraint: the modalities that the stage works on."""
+    return "|".join(modalities_of(stage))
+
+
 def recipe(stage):
     """Parameter function: the stage's recipe as JSON, for the receipt."""
     return lambda wildcards: json.dumps(
@@ -27,6 +32,15 @@ def per_shard(pattern):
         pattern.format(modality=wildcards.modality, shard=shard)
         for shard in SHARDS[wildcards.modality]
     ]
+
+
+def kinds(modality):
+    """What of a modality is indexed and cleaned: images alone where there is no report table."""
+    return (
+        ("images", "reports")
+        if section("index", modality).report_table
+        else ("images",)
+    )
 
 
 def key_argument():

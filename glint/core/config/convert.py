@@ -1,4 +1,4 @@
-"""Configuration of stage 03: which series become volumes."""
+"""Configuration of stage 03: which series become volumes, and how films become images."""
 
 from typing import Literal
 
@@ -68,4 +68,43 @@ class ConvertConfig(StageConfig):
     )
     min_lung_fraction: float = Field(
         default=0.03, ge=0, lt=1, description="share of the body in -950..-600 HU; less is no chest, 0 accepts all"
+    )
+
+
+class FilmConvertConfig(StageConfig):
+    """How a film's stored values become a 16-bit image, and which films are refused."""
+
+    recipe: Literal["rad_dino", "mimic_jpg"] = Field(
+        default="rad_dino",
+        description="rad_dino: VOI, then min-max; mimic_jpg: no VOI, histogram equalised in 8 bits; never mix them",
+    )
+    crop_shutter: bool = Field(
+        default=True, description="switch; cut to the shutter or collimator of the header, black outside; offset kept"
+    )
+    crop_border: bool = Field(
+        default=True, description="switch; cut empty border rows and columns that no header names; offset kept"
+    )
+    border_tolerance: float = Field(
+        default=0.02, ge=0, lt=0.2, description="share of the film's range; a border's values differ by no more"
+    )
+    max_border_share: float = Field(
+        default=0.3, ge=0, lt=0.5, description="share of an edge; a border wider than this on one side stays uncut"
+    )
+    min_edge: int = Field(
+        default=256, ge=16, description="pixels; a film with a shorter edge is a thumbnail, vessels are lost in it"
+    )
+    accept_color: bool = Field(
+        default=False, description="switch; turn coloured films to grey; off: refuse, grey stored as colour passes"
+    )
+    color_tolerance: float = Field(
+        default=0.06,
+        ge=0,
+        lt=1,
+        description="share of full scale; channels that differ less are grey (JPEG, warm tint)",
+    )
+    mirror_frontal_min: float = Field(
+        default=0.2, ge=-1, le=1, description="correlation with the mirrored film; a frontal film below it is doubted"
+    )
+    mirror_lateral_max: float = Field(
+        default=0.85, ge=-1, le=1, description="correlation with the mirrored film; a lateral film above it is doubted"
     )

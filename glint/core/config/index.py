@@ -64,3 +64,16 @@ class IndexConfig(StageConfig):
         default=(),
         description="further columns that identify (patient_name, physician); their values are removed from the text",
     )
+
+
+class FilmIndexConfig(IndexConfig):
+    """What counts as a chest film."""
+
+    accept_for_processing: bool = Field(
+        default=False,
+        description="switch; take DX films 'for processing' too (raw detector values, without the maker's processing)",
+    )
+    accept_secondary_capture: bool = Field(
+        default=False,
+        description="switch; take Secondary Capture with modality CR or DX as films (public sets); else screenshots go",
+    )

@@ -1,6 +1,6 @@
 """Configuration of stage 04: the grid of the model."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -63,3 +63,20 @@ class ResampleConfig(StageConfig):
         if not self.clip_hu[0] <= self.pad_hu <= self.clip_hu[1]:
             raise ValueError(f"pad_hu {self.pad_hu} lies outside clip_hu {self.clip_hu}")
         return self
+
+
+class FilmResampleConfig(StageConfig):
+    """Size of the images that the teacher and the student see, and which film stands for a study."""
+
+    grid_yx: tuple[Size, Size] = Field(
+        default=(518, 518),
+        description="pixels (y, x); the teacher's image, RAD-DINO's and DINOv2's 518 = 37 patches of 14",
+    )
+    fit: Literal["pad", "crop"] = Field(
+        default="pad",
+        description="pad: the whole film, the rest black and marked; crop: the short side fills, the centre stays",
+    )
+    view_order: tuple[Literal["PA", "AP", "lateral", "oblique", "unknown"], ...] = Field(
+        default=("PA", "AP", "unknown", "lateral"),
+        description="views; the first that a study has stands for it, a view that is not named is not used",
+    )

@@ -14,13 +14,13 @@ from pydantic import Field, ValidationError, model_validator
 
 from glint.core.config.base import StageConfig
 from glint.core.config.cluster import ClusterConfig
-from glint.core.config.convert import ConvertConfig
+from glint.core.config.convert import ConvertConfig, FilmConvertConfig
 from glint.core.config.deidentify import DeidentifyConfig
 from glint.core.config.demo import DemoConfig
 from glint.core.config.evaluate import EvaluateConfig
 from glint.core.config.features import FeaturesConfig
-from glint.core.config.index import IndexConfig
-from glint.core.config.resample import ResampleConfig
+from glint.core.config.index import FilmIndexConfig, IndexConfig
+from glint.core.config.resample import FilmResampleConfig, ResampleConfig
 from glint.core.config.sections import SectionsConfig
 from glint.core.config.split import SplitConfig
 from glint.core.config.teacher import TeacherConfig
@@ -28,13 +28,25 @@ from glint.core.config.train import TrainConfig
 from glint.core.errors import ConfigError
 
 Section = TypeVar("Section", bound=StageConfig)
-MODALITIES = ("ct",)
+FilmSection = TypeVar("FilmSection", bound=StageConfig)
+MODALITIES = ("ct", "cxr")
 
 
-class PerModality(StageConfig, Generic[Section]):
-    """A section whose values depend on what the images are."""
+class ByModality(StageConfig):
+    """A section whose values depend on what the images are; its fields are the modalities that the stage knows."""
+
+
+class PerModality(ByModality, Generic[Section]):
+    """A stage that works on CT alone."""
 
     ct: Section = Field(description="computed tomography")
+
+
+class PerImageKind(ByModality, Generic[Section, FilmSection]):
+    """A stage that works on volumes and on films, each with a configuration of its own."""
+
+    ct: Section = Field(description="computed tomography")
+    cxr: FilmSection = Field(description="chest X-ray films")
 
 
 class Config(StageConfig):
@@ -42,10 +54,10 @@ class Config(StageConfig):
 
     cohort: str = Field(description="name; the overlay config/<cohort>.yaml, or 'none' for config.yaml alone")
     demo: DemoConfig
-    index: PerModality[IndexConfig]
+    index: PerImageKind[IndexConfig, FilmIndexConfig]
     deidentify: DeidentifyConfig
-    convert: PerModality[ConvertConfig]
-    resample: PerModality[ResampleConfig]
+    convert: PerImageKind[ConvertConfig, FilmConvertConfig]
+    resample: PerImageKind[ResampleConfig, FilmResampleConfig]
     sections: SectionsConfig
     split: SplitConfig
     teacher: PerModality[TeacherConfig]
@@ -64,6 +76,7 @@ class Config(StageConfig):
                     f"deidentify.key_file is the demo's key but index.{modality}.raw_dirs {own} is not the demo: "
                     "remove key_file and set GLINT_DEID_KEY_FILE to a key of your own"
                 )
+        for modality in modalities_of("teacher"):
             grid = getattr(self.resample, modality).grid
             patch = getattr(self.teacher, modality).encoder.patch
             if any(size % edge for size, edge in zip(grid, patch, strict=True)):
@@ -71,6 +84,15 @@ class Config(StageConfig):
                     f"resample.{modality}.grid {tuple(grid)} is no multiple of teacher.{modality}.encoder.patch {tuple(patch)}"
                 )
         return self
+
+
+def modalities_of(stage: str) -> tuple[str, ...]:
+    """The modalities that a stage works on: those its section names, or all where its section names none."""
+    section = Config.model_fields[stage].annotation
+    if stage == "demo":
+        return ("ct",)  # the synthetic hospital has no films yet
+    named = isinstance(section, type) and issubclass(section, ByModality)
+    return tuple(section.model_fields) if named else MODALITIES  # type: ignore[union-attr]
 
 
 def overlay(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -139,7 +161,7 @@ def read_config(folder: Path | str, overrides: dict[str, Any] | None = None) -> 
 def stage_slice(config: Config, stage: str, modality: str) -> dict[str, Any]:
     """The plain values of one stage's section for one modality: what its command and its receipt see."""
     section = getattr(config, stage)
-    if isinstance(section, PerModality):
+    if isinstance(section, ByModality):
         section = getattr(section, modality)
     value: dict[str, Any] = section.model_dump(mode="json")
     return value

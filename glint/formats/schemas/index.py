@@ -78,6 +78,7 @@ SCHEMAS = {
         "image_type": _NAMES,
         "series_description": pl.String,
         "body_part": pl.String,
+        "species": pl.String,
         "kernel": pl.String,
         "burned_in": pl.String,
         "transfer_syntax": pl.String,

@@ -16,5 +16,22 @@ SCHEMAS = {
         "not_selected": pl.List(pl.String),
         "input_digest": pl.String,
         "params_digest": pl.String,
-    }
+    },
+    "resample_films": {
+        "study_id": pl.String,
+        "patient_id": pl.String,
+        "series_id": pl.String,
+        "instance_id": pl.String,
+        "status": pl.String,
+        "reason": pl.String,
+        "detail": pl.String,
+        "path": pl.String,
+        "view": pl.String,
+        "to_original": pl.List(pl.Float64),
+        "valid_box": pl.List(pl.Int64),
+        "spacing_mm_yx": pl.List(pl.Float64),
+        "not_selected": pl.List(pl.String),
+        "input_digest": pl.String,
+        "params_digest": pl.String,
+    },
 }

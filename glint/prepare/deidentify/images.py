@@ -28,6 +28,7 @@ from glint.prepare.deidentify.table import profile_actions
 
 SOP_CLASS_UID, SOP_INSTANCE_UID, IMAGE_TYPE = 0x00080016, 0x00080018, 0x00080008
 SERIES_UID = 0x0020000E
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 PIXEL_DATA, PIXEL_DATA_TAG = 0x7FE00010, b"\xe0\x7f\x10\x00"
 Row = Mapping[str, Any]
 
@@ -84,13 +85,14 @@ def make_engine(pseudonyms: Pseudonyms, patient_key: str, config: DeidentifyConf
     )
 
 
-def refuse(dataset: FileDataset) -> None:
+def refuse(dataset: FileDataset, *, film: bool = False) -> None:
     """Refuse what can't be cleaned by its header.
 
     Raises:
         Quarantine: unknown SOP class, our own output, screen captures, overlays hidden in pixels.
     """
-    if text_of(dataset, SOP_CLASS_UID) not in SOP_CLASSES:
+    sop_class = text_of(dataset, SOP_CLASS_UID)
+    if sop_class not in SOP_CLASSES and not (film and sop_class == SECONDARY_CAPTURE):
         raise Quarantine("sop_class_not_allowed", "only CT, CR and DX images pass")
     if METHOD.split(":")[0] in text_of(dataset, METHOD_TEXT):
         raise Quarantine("already_deidentified", "pseudonyms of pseudonyms would break every link; give the raw files")
@@ -117,7 +119,7 @@ def clean_file(
         Quarantine: see `refuse` and `clean_pixels`; also `changed_since_index`, `residual_identifier`, `unreadable`.
     """
     dataset = read_dataset(content)
-    refuse(dataset)
+    refuse(dataset, film=job.series["kind"] == "film")  # a film wrapped as a capture is the index's to accept
     if text_of(dataset, SOP_INSTANCE_UID) != instance["sop_instance_uid"]:
         raise Quarantine("changed_since_index", "a file is not the one that was indexed; run index again")
     if text_of(dataset, PATIENT_ID) != job.study["raw_patient_id"]:

@@ -10,15 +10,17 @@ from pathlib import Path
 import polars as pl
 
 from glint.core.atomic import write_json
-from glint.core.config.index import IndexConfig
+from glint.core.config.index import FilmIndexConfig, IndexConfig
 from glint.core.errors import InputError
 from glint.core.ids import Pseudonyms
 from glint.core.parallel import parallel_map
 from glint.core.provenance import code_digest, digest, sha256_file
 from glint.formats.header_cache import ARCHIVE, HEADER, headers_of, raw_roots, record_folders
 from glint.formats.manifest import empty_manifest, read_manifest, read_manifests, write_manifest_if_changed
+from glint.prepare.index.classify import classify_series
+from glint.prepare.index.classify_films import classify_films
 from glint.prepare.index.header_store import NO_STUDY, HeaderStore
-from glint.prepare.index.inventory import build_inventory, files_without_study, other_files, sort_quarantine
+from glint.prepare.index.inventory import Classify, build_inventory, files_without_study, other_files, sort_quarantine
 from glint.prepare.index.scan import scan_folders
 from glint.prepare.index.shards import assign_shards, shard_names
 from glint.prepare.index.suspects import Suspects, find_suspects
@@ -100,7 +102,7 @@ def _make_tables(
     """Make the tables of every shard whose headers, suspects, configuration, key or code changed."""
     suspects = find_suspects(store, roots)
     common = [
-        sorted(config.non_chest_body_parts),
+        config.model_dump(mode="json", exclude={"raw_dirs", "num_shards", "report_table"}),
         pseudonyms.study_id("the key these tables were made under"),
         code_digest("glint.prepare.index.images"),
     ]
@@ -132,6 +134,13 @@ def _record_of(task: _Task, out: Path) -> Mapping[str, str | None]:
     return {"made_from": task.made_from, **tables}
 
 
+def _classifier(config: IndexConfig) -> Classify:
+    """What tells the usable series of a modality: the configuration's type says which one it is."""
+    if isinstance(config, FilmIndexConfig):
+        return partial(classify_films, config=config)
+    return partial(classify_series, non_chest_body_parts=frozenset(config.non_chest_body_parts))
+
+
 def _make_shard(
     task: _Task, *, store: HeaderStore, roots: Sequence[Path], out: Path, config: IndexConfig, pseudonyms: Pseudonyms
 ) -> None:
@@ -141,7 +150,7 @@ def _make_shard(
         roots=roots,
         shard=task.shard,
         suspects=task.suspects,
-        non_chest_body_parts=config.non_chest_body_parts,
+        classify=_classifier(config),
     )
     for name in TABLES:
         write_manifest_if_changed(out / task.shard / f"{name}.parquet", getattr(inventory, name), f"index_{name}")

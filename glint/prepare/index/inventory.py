@@ -1,7 +1,7 @@
 """From headers to the tables of instances, series and studies, with a reason for all that is set aside."""
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,14 @@ from glint.formats.archives import raw_bytes
 from glint.formats.dicom import InstanceHeader, pixel_digest
 from glint.formats.header_cache import ARCHIVE, HEADER, NO_DICOM, source_path
 from glint.formats.manifest import manifest_frame
-from glint.prepare.index.classify import SeriesVerdict, classify_series
+from glint.prepare.index.classify import SeriesVerdict
 from glint.prepare.index.parts import repeated_positions, split_series
 from glint.prepare.index.suspects import Suspects
 
 Row = dict[str, Any]
+Classify = Callable[[Sequence[InstanceHeader]], SeriesVerdict]
 Groups = dict[str, list[InstanceHeader]]
+WANTED = ("volume", "film")
 STACKS = ("volume", "reformat", "one_slice")  # kinds that may be several stacks in one series
 
 
@@ -45,7 +47,7 @@ def _unique(values: Iterable[str]) -> list[str]:
 def _study_row(study_uid: str, headers: Sequence[InstanceHeader], series: Sequence[Row], shard: str, key: str) -> Row:
     """Identity and status of one study; its identifiers are what stage 02 must find and remove."""
     usable = [row for row in series if row["status"] == "ok"]
-    reasons = {row["reason"] for row in series if row["kind"] == "volume"}
+    reasons = {row["reason"] for row in series if row["kind"] in WANTED}
     several_patients = len({header.raw_patient_id for header in headers}) > 1
     reason = "several_patients" if several_patients else next(iter(reasons)) if len(reasons) == 1 else "no_volume"
     ok = bool(usable) and not several_patients
@@ -115,11 +117,11 @@ class _Part:
 
 
 def _parts(
-    headers: Sequence[InstanceHeader], suspects: Suspects, parts: frozenset[str], roots: Sequence[Path]
+    headers: Sequence[InstanceHeader], suspects: Suspects, classify: Classify, roots: Sequence[Path]
 ) -> list[_Part]:
     """The series that share one UID; scouts, captures and copies among slices leave the largest of them."""
     originals = [header for header in headers if header.file not in suspects.copies]
-    whole = classify_series(originals, non_chest_body_parts=parts)
+    whole = classify(originals)
     slices = [header for header in originals if header.file not in whole.dropped]
     split = split_series(slices) if whole.kind in STACKS else {"": slices}
     if len(split) == 1:
@@ -128,7 +130,7 @@ def _parts(
     leaving = [header for header in headers if header.file in suspects.copies or header.file in whole.dropped]
     found = []
     for key, members in split.items():
-        verdict = classify_series(members, non_chest_body_parts=parts)
+        verdict = classify(members)
         if key == largest:
             part = _Part(key=key, members=[*members, *leaving], verdict=replace(verdict, dropped=whole.dropped))
         else:
@@ -160,7 +162,7 @@ def _tabulate_study(
     base: Row,
     pseudonyms: Pseudonyms,
     suspects: Suspects,
-    parts: frozenset[str],
+    classify: Classify,
     roots: Sequence[Path],
 ) -> tuple[list[Row], list[Row]]:
     """Series rows and instance rows of one study; `leaves_series` marks files dropped one by one."""
@@ -174,7 +176,7 @@ def _tabulate_study(
             (series_uid in suspects.split_series, "series_in_several_studies"),
         )
         refused = next((name for found, name in checks if found), None)
-        for part in _parts(files, suspects, parts, roots):
+        for part in _parts(files, suspects, classify, roots):
             series_id = pseudonyms.series_id(part_uid(series_uid, part.key))
             series_base = base | {"series_id": series_id, "part": part.key}
             verdict = replace(part.verdict, reason=part.verdict.reason or refused)
@@ -197,14 +199,13 @@ def build_inventory(
     roots: Sequence[Path],
     shard: str,
     suspects: Suspects,
-    non_chest_body_parts: Collection[str],
+    classify: Classify,
 ) -> Inventory:
     """Group the headers of one shard, in order of path, into series and studies and classify them.
 
     A series is what shares a Study and a Series Instance UID, or a part of it where that is really several.
     """
     studies = _grouped(headers, lambda header: header.study_uid)
-    parts = frozenset(non_chest_body_parts)
     quarantine: list[Row] = []
     instance_rows: list[Row] = []
     series_rows: list[Row] = []
@@ -216,7 +217,7 @@ def build_inventory(
             "patient_id": pseudonyms.patient_id(key),
             "shard": shard,
         }
-        rows, instances = _tabulate_study(members, base, pseudonyms, suspects, parts, roots)
+        rows, instances = _tabulate_study(members, base, pseudonyms, suspects, classify, roots)
         quarantine += [
             _quarantined("instance", row["study_id"], row["series_id"], row["file"], row["reason"])
             for row in instances

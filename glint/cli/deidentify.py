@@ -1,6 +1,7 @@
 """`glint deidentify`: DICOM and report text without identifiers; the last command that sees any."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from glint.cli.arguments import add_config_argument, stage_config_from_args
@@ -27,6 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     reports = kinds.add_parser("reports", help="clean the report texts of one shard")
     reports.add_argument("--reports", type=Path, required=True, help="the shard's reports.parquet")
     reports.add_argument("--studies", type=Path, required=True, help="studies.parquet, the shard's or the whole one")
+    reports.add_argument(
+        "--original-spans",
+        type=Path,
+        help="also write where every replaced stretch stood in the original; keep it under restricted/",
+    )
     for kind in (images, reports):
         kind.add_argument("--out", type=Path, required=True, help="the manifest to write; its folder is made whole")
         add_key_arguments(kind)
@@ -76,18 +82,35 @@ def _run_images(args: argparse.Namespace, config: DeidentifyConfig, pseudonyms: 
         log("quarantined: " + ", ".join(f"{count} {reason}" for reason, count in audit["quarantined"].items()))
 
 
+def _name_finder(config: DeidentifyConfig) -> Callable[[str], list[tuple[int, int, str]]] | None:
+    if config.ner_model is None:
+        return None
+    from glint.teachers.name_finder import load_name_finder
+
+    return load_name_finder(config.ner_model, min_score=config.ner_min_score)
+
+
 def _run_reports(args: argparse.Namespace, config: DeidentifyConfig, pseudonyms: Pseudonyms) -> None:
     from glint.prepare.deidentify.reports import clean_reports
 
     reports = read_manifest(args.reports, "index_reports")
     studies = read_manifest(args.studies, "index_studies")
-    manifest, audit = clean_reports(
-        reports, studies, pseudonyms=pseudonyms, config=config, params_digest=_params_digest(config)
+    cleaned = clean_reports(
+        reports,
+        studies,
+        pseudonyms=pseudonyms,
+        config=config,
+        params_digest=_params_digest(config),
+        find_names=_name_finder(config),
     )
-    out: Path = args.out
+    audit, out = cleaned.audit, args.out
+    if args.original_spans:
+        args.original_spans.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_manifest(args.original_spans, cleaned.original_spans, "report_spans")
+        args.original_spans.chmod(0o600)
     with atomic_directory(out.parent) as folder:
         write_json(folder / "audit.json", audit)
-        write_manifest(folder / out.name, manifest, "deidentify_reports")
+        write_manifest(folder / out.name, cleaned.manifest, "deidentify_reports")
     log(f"reports: {audit['reports_ok']} of {audit['reports']} de-identified, {audit['replacements']} replacements")
     if audit["quarantined"]:
         log("quarantined: " + ", ".join(f"{count} {reason}" for reason, count in audit["quarantined"].items()))

@@ -38,3 +38,11 @@ class DeidentifyConfig(StageConfig):
     refuse_heads: bool = Field(
         default=True, description="refuse CT of a head, whatever its header says: a face can be rebuilt from it"
     )
+    ner_model: str | None = Field(
+        default=None,
+        description="folder or hub id of a token classifier that adds names to what the rules find in reports; null: "
+        "rules only. Needs torch and transformers",
+    )
+    ner_min_score: float = Field(
+        default=0.5, gt=0, le=1, description="probability from which a stretch found by ner_model is replaced"
+    )

@@ -21,7 +21,9 @@ SCHEMAS = {
         "reason": pl.String,
         "text": pl.String,
         "num_replacements": pl.Int64,
+        "replacements": pl.List(pl.Struct({"kind": pl.String, "start": pl.Int64, "end": pl.Int64})),
         "input_digest": pl.String,
         "params_digest": pl.String,
     },
+    "report_spans": {"study_id": pl.String, "kind": pl.String, "start": pl.Int64, "end": pl.Int64},
 }

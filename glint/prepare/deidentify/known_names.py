@@ -2,7 +2,8 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 
 from glint.prepare.deidentify.residual import name_parts
 from glint.prepare.deidentify.rules import PLACEHOLDERS
@@ -12,14 +13,29 @@ from glint.prepare.deidentify.words import COMMON, EPONYMS, GENERIC_PLACES
 EXPANDED = {"ä": "ae", "ö": "oe", "ü": "ue", "å": "aa", "ø": "oe", "æ": "ae", "œ": "oe", "ß": "ss"}
 FUZZY_LETTERS = 6  # one wrong letter is forgiven in names at least this long
 SHORTEST_PART = 2
+COMMON_OR_EPONYM = COMMON | EPONYMS
+SHORTEST_NUMBER = 5
 _WORD = re.compile(r"[^\W\d_]+", re.UNICODE)
 _TITLE_BEFORE = re.compile(r"\b(?:dr|drs|mr|mrs|ms|miss|prof|doctor|professor)\.?\s+$", re.IGNORECASE)
-_INITIAL_BEFORE, _INITIAL_AFTER = re.compile(r"\b[A-Z]\.?\s$"), re.compile(r"\s[A-Z]\.(?=[\s,;:)]|$)")
+_INITIAL_BEFORE = re.compile(r"\b(?:[A-Z]\.?\s?[A-Z]['’]|[A-Z](?:\.?\s|\.|['’]))$")
+_INITIAL_AFTER = re.compile(r",?\s([A-Z])(\.|(?!\w))(?=[\s,;:.)]|$)")
+_BESIDE = re.compile(r"[\s,.'’-]{0,3}(?:[A-Z]\.?,?\s+)?")
+_FINDING_AFTER = re.compile(
+    r"(?:['’]s)?[\s-](?:[a-z][\s-])?(?:\w+[\s-])?(?:granulomatosis|lymphoma|disease|syndrome|nodes?|lines?|signs?|hump|hernias?|"
+    r"catheter|groove|tumou?r|cells?|complex|units?|fracture|contour|score|criteria|classification|type|line|fissure|"
+    r"sarcoma|anaemia|anemia|tube|drain|aneurysm|ulcer|effect)\b|-\w",
+    re.IGNORECASE,
+)
 
 
 def folded(text: str) -> str:
     """Lower case without accents, one character for one character, so that positions stay."""
-    return "".join(unicodedata.normalize("NFKD", character)[0].lower()[:1] or character for character in text)
+    return text.lower() if text.isascii() else "".join(map(_folded_character, text))
+
+
+@cache
+def _folded_character(character: str) -> str:
+    return unicodedata.normalize("NFKD", character)[0].lower()[:1] or character
 
 
 def spellings(part: str) -> set[str]:
@@ -52,14 +68,17 @@ def _mid_sentence_capital(text: str, start: int) -> bool:
 
 def _sure(text: str, match: re.Match[str], word: str) -> bool:
     """False for a word that reports use anyway, unless its place says that it is a name here."""
+    before = text[max(0, match.start() - 30) : match.start()]
     if word in COMMON or len(word) < 3:
-        return _mid_sentence_capital(text, match.start()) or bool(_TITLE_BEFORE.search(text[: match.start()]))
-    return True
+        initial = text[match.start()].isupper() and _INITIAL_BEFORE.search(before)
+        return _mid_sentence_capital(text, match.start()) or bool(initial or _TITLE_BEFORE.search(before))
+    return word not in EPONYMS or bool(_TITLE_BEFORE.search(before)) or not _FINDING_AFTER.match(text, match.end())
 
 
-def person_spans(text: str, names: Iterable[str]) -> list[Span]:
+def person_spans(text: str, names: Sequence[str]) -> list[Span]:
     """Components of known persons' names, each as a span of kind `name`; initials beside them are included."""
     wanted = {form for name in names for part in name_parts(name) for form in spellings(part)} - PLACEHOLDERS
+    initials = {part[0].upper() for name in names for part in name_parts(name)}
     long_forms = [form for form in wanted if len(form) >= FUZZY_LETTERS]
     plain = folded(text)
     sure: list[Span] = []
@@ -73,25 +92,29 @@ def person_spans(text: str, names: Iterable[str]) -> list[Span]:
         elif (
             len(word) >= FUZZY_LETTERS - 1
             and text[match.start()].isupper()
-            and word not in COMMON | EPONYMS
+            and word not in COMMON_OR_EPONYM
             and any(_within_one_edit(word, form) for form in long_forms)
         ):
             sure.append(span)
     beside = [
         span
         for span in doubtful
-        if any(
-            0 <= max(span.start, other.start) - min(span.end, other.end) <= 2
-            for other in (*sure, *doubtful)
-            if other != span
-        )
+        if any(_are_beside(text, span, other) for other in (*sure, *doubtful) if other != span)
     ]
-    return [_with_initials(text, span) for span in sorted({*sure, *beside})]
+    return [_with_initials(text, span, initials) for span in sorted({*sure, *beside})]
 
 
-def _with_initials(text: str, span: Span) -> Span:
-    before = _INITIAL_BEFORE.search(text, max(0, span.start - 4), span.start)
+def _are_beside(text: str, span: Span, other: Span) -> bool:
+    """True if nothing but a separator or an initial stands between two words."""
+    first, second = sorted((span, other))
+    return second.start - first.end <= 6 and bool(_BESIDE.fullmatch(text, first.end, second.start))
+
+
+def _with_initials(text: str, span: Span, initials: set[str]) -> Span:
+    before = _INITIAL_BEFORE.search(text, max(0, span.start - 6), span.start)
     after = _INITIAL_AFTER.match(text, span.end)
+    if after and not after[2] and after[1] not in initials:
+        after = None
     return Span(before.start() if before else span.start, after.end() if after else span.end, "name", "[NAME]")
 
 
@@ -110,6 +133,7 @@ def identifier_spans(text: str, identifiers: Iterable[str]) -> Iterator[Span]:
         if len(stripped) >= 4 and stripped.lower() not in COMMON | PLACEHOLDERS and (digits or not stripped.isalpha()):
             patterns.add(_loose(stripped))
         patterns.update(digits)
+        patterns.update(run.lstrip("0") for run in digits if len(run.lstrip("0")) >= SHORTEST_NUMBER)
     if patterns:
         either = "|".join(sorted(patterns, key=len, reverse=True))
         for match in re.finditer(rf"(?<![a-z0-9])(?:{either})(?![a-z0-9])|(?<!\d)(?:{either})(?!\d)", folded(text)):

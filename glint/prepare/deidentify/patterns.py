@@ -1,131 +1,113 @@
-"""What looks like an identity without being known: titles with names, signatures, phones, numbers, addresses."""
+"""What looks like an identity without being known: phones, numbers, addresses, places, times, great ages."""
 
 import re
 from collections.abc import Iterator
 
+from glint.prepare.deidentify.people import people_spans
 from glint.prepare.deidentify.spans import Span
-from glint.prepare.deidentify.words import COMMON, CREDENTIALS, PARTICLES
+from glint.prepare.deidentify.words import COMMON, GENERIC_PLACES, NEVER_NAMES
 
-_TITLE = re.compile(
-    r"\b(?:(?i:drs?|mrs|ms|mr|miss|prof|professor|doctor)\b\.?|Nurse|Sister)(?=\s|[A-Z])\s*(?:(?i:dr|prof)\.?\s+)?"
-)
-_ROLES = (
-    r"attending|radiologist|resident|fellow|technologist|radiographer|operator|consultant|physician|provider|surgeon|"
-    r"referr?er|clinician|nurse|author|reader|transcriptionist|patient|name|cc|gp|signed|dictated|signature|copy to"
-)
-_LABEL = re.compile(
-    rf"\b(?:(?:{_ROLES})(?:\s+(?:name|physician|radiologist|doctor|clinician))?\s*[:=]\s*|"
-    r"(?:dictated|signed|read|reported|interpreted|transcribed|typed|reviewed|verified|approved|authored|finali[sz]ed|"
-    r"performed|requested|ordered|referred|prepared|attested|validated|electronically)\s+"
-    r"(?:and\s+\w+\s+)?(?:electronically\s+)?by\s*:?\s*|"
-    r"(?:discussed|communicated|shared|reviewed|conveyed|relayed|phoned|called|telephoned|spoke|spoken)"
-    r"(?:\s+[a-z]+){0,4}?\s+(?:with|to|by)\s+|signed[,:]\s*)",
-    re.IGNORECASE,
-)
-_NAME_WORD = re.compile(r"[^\W\d_][\w'’-]*")
-_LOWER_WORD = re.compile(r"[a-z'-]{3,}")
-_COLON = re.compile(r"\s*:")
-_GAP = re.compile(r"[ \t]*\n?[ \t]*")
-_GAP_WITH_COMMA = re.compile(r"[ \t]*,[ \t]*|[ \t]*\n?[ \t]*")
-_INITIAL = re.compile(r"[A-Z]\.(?=\s|[A-Z])|[A-Z](?=\s+[A-Z][a-z])")
-_CREDENTIALS = re.compile(CREDENTIALS)
-LONGEST_RUN = 4
+_NUMBER = r"(?:[:#.=]|\b(?:number|num|no|nr)\b\.?|\s|\bis\b)*"
+_CODE = r"(?P<hit>[a-z]{0,6}[-./]?\d(?:[\w]|[-./](?=\w)|[ ](?=\d{3}(?:[ ]\d{3,4})?(?!\d|[./]\d)))*)"
+_STREETS = r"(?:street|st|avenue|ave|road|rd|lane|ln|drive|dr|boulevard|blvd|court|way|place|pl|terrace|square|sq|parkway|pkwy|circle|highway|hwy|(?-i:[Pp]arade|PARADE|Gardens|GARDENS|Crescent|CRESCENT|Grove|GROVE|Mews|MEWS|Close))\b\.?"
+_TOWN = r"(?:,?\s+(?-i:[A-Z][\w.]+(?:\s[A-Z][\w.]+){0,2}),?\s+(?-i:[A-Z]{2})\s+\d{5}(?:-\d{4})?|,?\s+(?-i:[A-Z]\w+)\s+(?-i:[A-Z]{1,2}\d[A-Z\d]?\s?\d[A-Z]{2}))"
+_FLAT = r"(?:,?\s+(?:apt|apartment|suite|unit|flat|#)\.?\s*\w{1,5})"
 PLAIN = (
     ("email", r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+", "[EMAIL]"),
-    ("url", r"\b(?:https?://|www\.)[^\s<>()]*[^\s<>().,;]", "[URL]"),
-    ("id", r"(?<![\d.])\d+(?:\.\d+){5,}(?![\d.])", "[UID]"),
+    ("url", r"\b(?:https?://|ftp://|www\.)[^\s<>()]*[^\s<>().,;]", "[URL]"),
+    (
+        "url",
+        r"(?<![\w@.-])(?:[a-z0-9-]+\.)+(?:com|org|net|edu|gov|info|uk|local)\b(?:/[^\s<>()]*[^\s<>().,;])?",
+        "[URL]",
+    ),
+    ("url", r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?(?![\d.]*\d)", "[URL]"),
+    ("id", r"(?<![\d.])\d+(?:\.\d+){5,}(?![\d.]*\d)", "[UID]"),
     ("id", r"(?<!\d)\d{3}-\d{2}-\d{4}(?!\d)", "[ID]"),
     (
         "id",
-        r"\b(?:mrn|medical record(?: number| no\.?)?|patient (?:id|number|no\.?)|acc(?:ession)?(?: number| no\.?| #)?|"
-        r"account|case (?:number|no\.?)|nhs (?:number|no\.?)|ssn|id|episode|order)\s*[:#]?\s*#?"
-        r"(?P<hit>(?=[a-z-]{0,6}\d)[a-z0-9][a-z0-9-]{3,})\b",
+        r"\b(?:mrn?|med(?:ical)?\.? rec(?:ord)?|chart|hosp(?:ital)?|unit|report|requisition|study id|study|file|patient id|patient|pt\.? id|pt|acc(?:ession)?|acct|account|"
+        r"case|exam|visit|encounter|order|specimen|policy|npi|serial|s/n|nhs|chi|ssn|social security|id|episode|record|"
+        rf"uhid|registration|licen[cs]e)\b(?P<mark>{_NUMBER}){_CODE}\b",
         "[ID]",
     ),
     ("id", r"(?<![\w.])(?=[a-z]*\d)[a-z]{0,5}-?\d{6,}(?![\w]|\.\d)", "[ID]"),
+    ("id", r"(?<![\w.-])(?-i:[A-Z]{1,4})-?\d{2}-\d{4,7}(?![\w-])", "[ID]"),
     (
         "phone",
-        r"(?<![\w.])(?:\+\d{1,3}[\s.-]?)?(?:\(\d{2,4}\)[\s.-]?|\d{3}[\s.-])\d{3}[\s.-]\d{4}(?!\d)",
+        r"(?<![\w.])(?:(?:\+\d{1,3}|1)[\s.-]?)?(?:\(\d{2,4}\)[\s.-]?|\d{3}[\s./-])\d{3}[\s.-]\d{4}(?!\d)"
+        r"(?:,?\s*(?:x|ext\.?|extension)\s*\d{2,6})?",
         "[PHONE]",
     ),
-    ("phone", r"(?<![\w.])\+\d{1,3}(?:[\s.-]?\d{2,4}){3,5}(?!\d)", "[PHONE]"),
+    ("phone", r"(?<![\w.])\+\d{1,3}(?:[\s.-]?\(?\d{2,4}\)?){3,5}(?!\d)", "[PHONE]"),
+    ("phone", r"(?<![\w.-])\(?0\d{2,4}\)?[\s/-]\d{3,4}[\s-]?\d{3,4}(?!\d|[.]\d)", "[PHONE]"),
     (
         "phone",
-        r"\b(?:phone|tel|telephone|pager|page|beeper|fax|ext|extension|mobile|bleep)\b[\s.:#]*(?P<hit>\d[\d\s.-]{2,}\d)",
+        r"\b(?:phone|tel|telephone|pager|page|beeper|fax|ext|extension|mobile|bleep|cell)\b(?:[\s.:#]|\b(?:number|no|at)\b)*"
+        r"(?P<hit>\d[\d\s.-]{2,}\d)",
         "[PHONE]",
     ),
     ("phone", r"(?<![\w.-])\d{3}-\d{4}(?![\w-]|\s*(?:hu|mm|ml|cc))", "[PHONE]"),
     (
         "address",
-        r"\b\d{1,5}\s+(?-i:[A-Z]\w+\s+){1,3}(?:street|st|avenue|ave|road|rd|lane|ln|drive|boulevard|blvd|court)\b\.?",
+        rf"\b\d{{1,5}}[a-z]?[ \t]+(?:(?:[nsew]|north|south|east|west)\b\.?[ \t]+)?(?:\d{{1,3}}(?:st|nd|rd|th)[ \t]+|(?-i:[A-Z][\w'’]+[ \t]+)){{1,3}}{_STREETS}{_FLAT}?{_TOWN}?",
         "[ADDRESS]",
     ),
+    ("address", rf"\bp\.?\s?o\.?\s+box\s+\d+{_TOWN}?", "[ADDRESS]"),
+    ("address", r"\b(?-i:[A-ZÄÖÜ])[\w-]*(?:straße|strasse|str\.|weg|gasse|platz|allee)\s+\d{1,4}[a-z]?\b", "[ADDRESS]"),
+    ("address", r"\b(?-i:[A-Z]\w+(?:\s[A-Z]\w+)?),?\s+(?-i:[A-Z]{2})\s+\d{5}(?:-\d{4})?\b", "[ADDRESS]"),
     (
         "time",
-        r"(?<![\d:.])(?:[01]?\d|2[0-3]):[0-5]\d(?::[0-5]\d)?(?:\s*(?:[ap]m|hrs|hours|h)\b|\s*[ap]\.m\.)?(?![\d:])",
+        r"(?:(?<=\d)t)?(?<![\d:.])(?:[01]?\d|2[0-3]):[0-5]\d(?::[0-5]\d)?(?:\.\d+)?(?:\s*(?:[ap]m|hrs|hours|h|z|noon)\b|\s*[ap]\.m\.)?(?![\d:])",
         "[TIME]",
     ),
     ("time", r"(?<![\d:.])(?:0?\d|1[0-2])(?:\.[0-5]\d)?\s*(?:[ap]m\b|[ap]\.m\.)", "[TIME]"),
-    ("time", r"(?<!\d)(?:[01]\d|2[0-3])[0-5]\d\s*(?:hrs|hours)\b", "[TIME]"),
-    ("age", r"(?<!\d)(?P<hit>9\d|1[01]\d)(?=[\s-]*(?:years?|yrs?|y/?o)\b)", "90"),
+    ("time", r"(?<!\d)(?:[01]\d|2[0-3])[0-5]\d\s*(?:hrs?|hours|h)\b", "[TIME]"),
+    ("time", r"(?<!\d)(?:[01]?\d|2[0-3])h[0-5]\d\b", "[TIME]"),
+    ("time", r"(?<!\d)(?<!the )(?:[1-9]|1[0-2])\s?o['’]clock\b(?!\s*(?:position|location|axis|radian))", "[TIME]"),
+    (
+        "age",
+        r"(?<![\d.])(?P<hit>9\d|1[01]\d)(?=[\s-]*(?:years?|yrs?|y/?\.?o)\b)|(?:\bage[d:]?|\bage\s*[:=])\s*(?P<stated>9\d|1[01]\d)(?![\d.]|\s*(?:mm|cm))",
+        "90",
+    ),
 )
 _PLAIN = tuple((kind, re.compile(pattern, re.IGNORECASE), replacement) for kind, pattern, replacement in PLAIN)
+_PLACE = re.compile(
+    r"(?:(?:[A-Z][\w'’-]*|(?:[A-Z]|S[Tt]|M[Tt])\.|of|and|de)[ \t]+){1,5}"
+    r"(?P<kind>(?i:hospitals?|medical\s+cent(?:er|re)|clinic|infirmary|health\s?care|imaging\s+(?:associates|cent(?:er|re)|group|services)|hospice|sanatorium)\b"
+    r"(?:[ \t]+(?i:associates|system|trust|group)\b)?)"
+)
 _PROTECTED = re.compile(
-    r"\b[CTLS]\d{1,2}(?:\s?[-/–]\s?[CTLS]?\d{1,2})?\b"
-    r"|\b(?:series|se|image|images|im|img|slice|slices|frame|station)\.?\s*(?:number|no\.?|#)?\s*\d+(?:\s*(?:[-,/]|and|to)\s*\d+)*"
-    r"|\b\d+(?:\.\d+)?(?:\s*(?:x|×|by|to|-)\s*\d+(?:\.\d+)?){0,2}\s*(?:mm|cm|ml|cc|hu|mgy|msv|kvp?|mas?|mg|%)(?![a-z])"
-    r"|\b(?:lung|bi|co|ti|li|pi)-?rads\s*(?:category\s*)?\d\w?"
-    r"|\bp?T(?:is|[0-4][a-c]?)\s?N[0-3x][a-c]?(?:\s?M[01x][a-c]?)?\b",
+    r"\b(?:[TD](?:[1-9]|1[0-3])|C[1-8]|L[1-6]|S[1-5])(?:[ \t]?[-/–][ \t]?[CTLSD]?\d{1,2})?\b(?!:|-\d{3})"
+    r"|\bserial:[ \t]*\d{1,4}\b(?=.{0,12}\bima?ge?)"
+    r"|\b(?:series|se|image|images|im|img|slice|slices|frame|station)\.?[ \t]*(?:number|no\.?|#)?[ \t]*\d+(?![\d]*[ -]year)(?:[ \t]*(?:[-,/]|and|to)[ \t]*\d+)*"
+    r"|\b\d+(?:\.\d+)?(?:[ \t]*(?:x|×|by|to|-)[ \t]*\d+(?:\.\d+)?){0,2}[ \t]*(?:mm|cm|ml|cc|hu|mgy|msv|kvp?|mas?|mg|%)(?![a-z]|[ \t]*:)"
+    r"|\b(?:lung|bi|co|cad|ti|li|pi)-?rads[ \t]*(?:category[ \t]*)?\d\w?"
+    r"|\bp?T(?:is|[0-4][a-c]?)[ \t]?N[0-3x][a-c]?(?:[ \t]?M[01x][a-c]?)?\b",
     re.IGNORECASE,
 )
 
 
-def _name_word(text: str, position: int) -> re.Match[str] | None:
-    """A capitalised word or a particle that can belong to a name, not followed by a colon as headers are."""
-    word = _NAME_WORD.match(text, position)
-    if word is None or _COLON.match(text, word.end()):
-        return None
-    lower = word[0].lower()
-    if lower in PARTICLES:
-        return word
-    return word if word[0][0].isupper() and lower not in COMMON else None
+def _is_number_of_record(match: re.Match[str]) -> bool:
+    """True for at least three digits, four after a word that also counts things ("case 12", "patient 100")."""
+    digits = sum(character.isdigit() for character in match["hit"])
+    return digits >= 3 and (digits >= 4 or not match["mark"].isspace()) and match["mark"] != ""
 
 
-def _run_end(text: str, start: int, *, comma: bool) -> int:
-    """Where a run of name words from `start` ends; `start` itself if none begins there."""
-    end, words = start, 0
-    while words < LONGEST_RUN:
-        gap = _GAP_WITH_COMMA if comma and words == 1 else _GAP
-        skipped = gap.match(text, end) if end > start else None
-        position = skipped.end() if skipped else end
-        if initial := _INITIAL.match(text, position):
-            end = initial.end()
-            continue
-        word = _name_word(text, position)
-        if word is None or (words and word[0].isupper() and "\n" in text[end:position]):
-            break  # capitals on the next line are a header, not a name
-        words += word[0].lower() not in PARTICLES
-        end = word.end()
-    if not words:
-        return start
-    credentials = _CREDENTIALS.match(text, end)
-    return credentials.end() if credentials else end
-
-
-def _people(text: str) -> Iterator[Span]:
-    for title in _TITLE.finditer(text):
-        end = _run_end(text, title.end(), comma=False)
-        lower = _LOWER_WORD.match(text, title.end()) if title[0][:1].islower() and end == title.end() else None
-        if lower is not None and lower[0] not in COMMON:  # all in lower case: one word is taken
-            end = lower.end()
-        if end > title.end():
-            yield Span(title.end(), end, "name", "[NAME]")
-    for label in _LABEL.finditer(text):
-        titled = _TITLE.match(text, label.end())
-        start = titled.end() if titled else label.end()
-        end = _run_end(text, start, comma=True)
-        if end > start:
-            yield Span(start, end, "name", "[NAME]")
+def _places(text: str) -> Iterator[Span]:
+    """Hospitals and clinics with a name of their own; the words before it that are no name stay."""
+    for match in _PLACE.finditer(text):
+        start = match.start()
+        words = list(re.finditer(r"[^\s]+", text[match.start() : match.start("kind")]))
+        for number, word in enumerate(words):
+            lower = word[0].strip(".,").lower()
+            if lower in NEVER_NAMES - {"general", "critical", "primary"}:
+                following = (
+                    words[number + 1].start() if number + 1 < len(words) else match.start("kind") - match.start()
+                )
+                start = match.start() + following
+        own = re.findall(r"[^\W\d_]{2,}", text[start : match.start("kind")])
+        if any(word.lower() not in COMMON | GENERIC_PLACES | NEVER_NAMES for word in own):
+            yield Span(start, match.end(), "institution", "[INSTITUTION]")
 
 
 def protected_spans(text: str) -> list[Span]:
@@ -135,11 +117,14 @@ def protected_spans(text: str) -> list[Span]:
 
 def pattern_spans(text: str) -> Iterator[Span]:
     """People by title or label, then numbers, addresses and times by their form; clinical tokens are left alone."""
-    yield from _people(text)
+    yield from people_spans(text)
+    yield from _places(text)
     protected = protected_spans(text)
     for kind, pattern, replacement in _PLAIN:
         for match in pattern.finditer(text):
-            group = "hit" if "hit" in pattern.groupindex else 0
+            group = next((name for name in ("hit", "stated") if match.groupdict().get(name)), 0)
+            if "mark" in pattern.groupindex and not _is_number_of_record(match):
+                continue
             span = Span(match.start(group), match.end(group), kind, replacement)
             if not any(span.overlaps(other) for other in protected):
                 yield span

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
@@ -12,11 +13,28 @@ from glint.core.ids import Pseudonyms
 from glint.core.provenance import digest
 from glint.formats.manifest import manifest_frame
 from glint.prepare.deidentify.engine import METHOD
-from glint.prepare.deidentify.text import CleanText, KnownIdentity, clean_text
+from glint.prepare.deidentify.readable import readable
+from glint.prepare.deidentify.spans import Span
+from glint.prepare.deidentify.text import CleanText, FindNames, KnownIdentity, clean_text
 from glint.prepare.deidentify.values import parse_date
 from glint.prepare.deidentify.written_dates import DateShift
 
 Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleanReports:
+    """One shard's reports.
+
+    Args:
+        manifest: A row per report (schema `deidentify_reports`), quarantined ones with their reason.
+        audit: Counts.
+        original_spans: Where each replaced stretch stood (schema `report_spans`): restricted, it tells the lengths.
+    """
+
+    manifest: pl.DataFrame
+    audit: dict[str, Any]
+    original_spans: pl.DataFrame
 
 
 def _shift(study: Row, pseudonyms: Pseudonyms, config: DeidentifyConfig) -> DateShift:
@@ -31,7 +49,9 @@ def _shift(study: Row, pseudonyms: Pseudonyms, config: DeidentifyConfig) -> Date
     )
 
 
-def _clean_report(report: Row, study: Row, pseudonyms: Pseudonyms, config: DeidentifyConfig) -> CleanText:
+def _clean_report(
+    report: Row, study: Row, pseudonyms: Pseudonyms, config: DeidentifyConfig, find_names: FindNames | None
+) -> CleanText:
     # The report table's own columns hold names and numbers alike: each value is looked for as both.
     typed = report["identifiers"]
     known = KnownIdentity(
@@ -39,7 +59,7 @@ def _clean_report(report: Row, study: Row, pseudonyms: Pseudonyms, config: Deide
         identifiers=[study["raw_patient_id"], study["accession"], study["study_uid"], *study["identifiers"], *typed],
         institutions=study["institutions"],
     )
-    return clean_text(report["text"], known, _shift(study, pseudonyms, config))
+    return clean_text(readable(report["text"]), known, _shift(study, pseudonyms, config), find_names)
 
 
 def clean_reports(
@@ -49,27 +69,31 @@ def clean_reports(
     pseudonyms: Pseudonyms,
     config: DeidentifyConfig,
     params_digest: str,
-) -> tuple[pl.DataFrame, dict[str, Any]]:
+    find_names: FindNames | None = None,
+) -> CleanReports:
     """Clean every usable report of `reports` (schema `index_reports`).
 
-    Returns the manifest, a row per report with quarantined ones and their reason, and the audit of counts.
+    Args:
+        find_names: An optional recognizer of names, asked after the rules.
 
     Raises:
         InputError: a report's study is not in `studies`.
     """
     by_study = {row["study_id"]: row for row in studies.iter_rows(named=True)}
     rows: list[dict[str, Any]] = []
+    originals: list[dict[str, Any]] = []
     kinds: Counter[str] = Counter()
     for report in reports.sort("study_id").iter_rows(named=True):
         study = by_study.get(report["study_id"])
         if study is None:
             raise InputError(f"study {report['study_id']} has a report but is not in --studies; run index again")
-        reason, text, replacements = report["reason"], None, None
+        reason, text, replaced = report["reason"], None, None
         if reason is None:
             try:
-                cleaned = _clean_report(report, study, pseudonyms, config)
-                text, replacements = cleaned.text, cleaned.replacements.total()
-                kinds.update(cleaned.replacements)
+                cleaned = _clean_report(report, study, pseudonyms, config, find_names)
+                text, replaced = cleaned.text, [_place(span) for span in cleaned.replaced]
+                kinds.update(span.kind for span in cleaned.spans)
+                originals += [{"study_id": report["study_id"], **_place(span)} for span in cleaned.spans]
             except Quarantine as quarantine:
                 reason = quarantine.reason
         rows.append(
@@ -78,12 +102,21 @@ def clean_reports(
                 "status": "ok" if reason is None else "quarantined",
                 "reason": reason,
                 "text": text,
-                "num_replacements": replacements,
+                "num_replacements": None if replaced is None else len(replaced),
+                "replacements": replaced,
                 "input_digest": digest([report["text"], report["identifiers"], _identity_digest(study)]),
                 "params_digest": params_digest,
             }
         )
-    return manifest_frame(rows, "deidentify_reports"), _audit(rows, kinds)
+    return CleanReports(
+        manifest=manifest_frame(rows, "deidentify_reports"),
+        audit=_audit(rows, kinds),
+        original_spans=manifest_frame(originals, "report_spans"),
+    )
+
+
+def _place(span: Span) -> dict[str, Any]:
+    return {"kind": span.kind, "start": span.start, "end": span.end}
 
 
 def _identity_digest(study: Row) -> str:

@@ -1,6 +1,6 @@
 """Stretches of text to replace, and how overlapping ones are settled."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 JOINING = frozenset(" ,\t.-\n")
@@ -55,3 +55,12 @@ def replaced(text: str, spans: Iterable[Span]) -> str:
         parts += [text[position : span.start], span.replacement]
         position = span.end
     return "".join([*parts, text[position:]])
+
+
+def moved(spans: Iterable[Span]) -> Iterator[Span]:
+    """The spans of a settled list where their replacements stand in the output."""
+    offset = 0
+    for span in spans:
+        start = span.start + offset
+        yield Span(start, start + len(span.replacement), span.kind, span.replacement)
+        offset += len(span.replacement) - (span.end - span.start)

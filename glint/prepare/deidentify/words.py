@@ -8,8 +8,9 @@ def _read_words(name: str) -> frozenset[str]:
     return frozenset(word for line in lines if not line.startswith("#") for word in line.split())
 
 
-COMMON = _read_words("common_words.txt")
+NEVER_NAMES = _read_words("never_names.txt")
+COMMON = _read_words("common_words.txt") | NEVER_NAMES
 EPONYMS = _read_words("eponyms.txt")
 PARTICLES = _read_words("name_particles.txt")
 GENERIC_PLACES = _read_words("generic_places.txt")
-CREDENTIALS = r"(?:,?\s*(?:M\.?D\.?|D\.?O\.?|Ph\.?D\.?|FRCR|FRCPC|MBBS|MBChB|RN|RT(?:\(R\))?|PA-C|NP)\b\.?)"
+CREDENTIALS = r"(?:,?\s*(?:M\.?D\.?|D\.?O\.?|Ph\.?D\.?|FRCR|FRCPC|FACR|FCCP|MBBS|MBChB|RN|RT(?:\(R\))?|PA-C|NP)\b\.?)"

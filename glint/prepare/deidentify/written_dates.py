@@ -26,17 +26,22 @@ _DAY = r"(?P<day>\d{1,2})(?P<ordinal>st|nd|rd|th)?"
 _YEAR = r"(?P<year>\d{4}|'?\d{2})(?!\d|[.,]\d)"
 _NOT_A_MEASURE = r"(?!\s*(?:x|mm|cm|ml|cc|hu|%|-?year|-?month|\d|[.:/]\d))"
 _SEPARATED = r"(?P<month_first>\d{1,2})(?P<separator>[-/.])(?P<day_second>\d{1,2})(?P=separator)"
-_CUE = r"(?<=\b(?:on|of) )|(?<=\bfrom )|(?<=\bdated )|(?<=\bsince )|(?<=\bprior )|(?<=\bexam )|(?<=\bstudy )|(?<=\bct )"
+_CUE = r"(?<=\bon )|(?<=(?:study|.exam|films|.film|image|.scan) of )|(?<=\bct of )|(?<=\bfrom )|(?<=\bdated )|(?<=\bsince )|(?<=\bprior )|(?<=\bexam )|(?<=\bstudy )|(?<=\bct )"
+_START = r"(?:(?<![\d./-])|(?<=/\d{4}-)|(?<=/\d\d-))"  # the second date of a range follows the first
 _FORMS = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
         r"(?<![\d.])(?P<year>(?:19|20)\d{2})(?P<separator>[-/.])(?P<month>\d{1,2})(?P=separator)(?P<day>\d{1,2})(?!\d)",
+        rf"(?<!\d)(?P<year>(?:19|20)\d{{2}})(?P<comma>[\s/-]+){_MONTH}(?P<gap>[\s/-]+){_DAY}\b",
         r"(?<!\d)(?P<year>(?:19|20)\d{2})(?P<month>0[1-9]|1[0-2])(?P<day>0[1-9]|[12]\d|3[01])(?!\d)",
-        rf"(?<![\d./-]){_SEPARATED}(?P<year>\d{{4}})(?!\d)",
-        r"(?<![\d./-])(?P<month_first>\d{1,2})(?P<separator>[-/])(?P<day_second>\d{1,2})(?P=separator)(?P<year>\d{2})(?![\d/-])",
+        rf"{_START}{_SEPARATED}(?P<year>\d{{4}})(?!\d)",
+        r"(?<![\d./-])(?P<month_first>\d{1,2})(?P<separator>\s?[-/.]\s?)(?P<day_second>\d{1,2})(?P=separator)(?P<year>(?:19|20)\d{2})(?!\d)",
+        rf"{_START}(?P<month_first>\d{{1,2}})(?P<separator>[-/])(?P<day_second>\d{{1,2}})(?P=separator)(?P<year>\d{{2}})(?![\d/])(?!-\d\d?(?!\d|/))",
+        r"(?<![\d./-])(?P<month_first>0[1-9]|[12]\d|3[01])(?P<separator>\.)(?P<day_second>0[1-9]|1\d|2\d|3[01])\.(?P<year>\d{2})(?!\d|\.\d|\s*(?:mm|cm))",
         rf"\b{_MONTH}(?P<gap>[\s-]+){_DAY}(?P<comma>,?[\s-]+|,){_YEAR}",
         rf"(?<!\d){_DAY}(?P<gap>[\s-]*(?:of\s+)?){_MONTH}(?P<comma>,?[\s-]*){_YEAR}",
-        rf"\b{_MONTH}(?P<comma>,?\s+(?:of\s+)?)(?P<year>(?:19|20)\d{{2}})\b",
+        rf"\b{_MONTH}(?P<comma>,?[\s/-]+(?:of\s+)?)(?P<year>(?:19|20)\d{{2}}|'\d{{2}})\b",
+        r"(?<![\d./-])(?P<month>0?[1-9]|1[0-2])(?P<comma>[/])(?P<year>(?:19|20)\d{2})(?![\d/])",
         rf"\b(?-i:(?=[A-Z])){_MONTH}(?P<gap>\s+){_DAY}\b{_NOT_A_MEASURE}",
         rf"(?<!\d){_DAY}(?P<gap>\s+(?:of\s+)?)(?-i:(?=[A-Z])){_MONTH}\b(?!\s+\d)",
         rf"(?:{_CUE})(?P<month_first>\d{{1,2}})(?P<separator>/)(?P<day_second>\d{{1,2}})(?![\d/])(?!\s*(?:mm|cm|of))",
@@ -104,7 +109,7 @@ def _month_like(text: str, month: int) -> str:
     """`month` as a number or a name, in the length and case of `text`."""
     name = MONTHS[month - 1]
     bare = text.rstrip(".")
-    if len(bare) < len(MONTHS[_month_number(text) - 1]):
+    if text.endswith(".") or len(bare) < len(MONTHS[_month_number(text) - 1]):
         name = name[:3] + ("." if text.endswith(".") else "")
     return name.upper() if bare.isupper() else name if bare.islower() else name.capitalize()
 
@@ -150,6 +155,8 @@ def date_spans(text: str, shift: DateShift) -> Iterator[Span]:
                     replacement = _written(match, parsed + timedelta(days=shift.days), day_first)
                 except OverflowError:
                     replacement = "[DATE]"
+            if replacement == match[0]:  # a day without a year, moved by whole years
+                replacement = "[DATE]"
             span = Span(match.start(), match.end(), "date", replacement)
             if not any(span.overlaps(other) for other in taken):
                 taken.append(span)

@@ -244,6 +244,7 @@ def table(score: Score, half: str) -> str:
         'first sight (778 of 4,862, nearly all of them names without a title in wordings like "Released by", "Lives with his sister"),',
         "upon which names were also looked for without a cue. The table is after both; expect less from wordings not seen yet, and",
         "names that stand in no header are what a recognizer (`deidentify.ner_model`) is for.",
+        "Misses of this half were looked at for that mending, and once before (a unit read across the end of a line).",
         "",
         f"- quarantined: {sum(score.quarantined.values())} {dict(score.quarantined) or ''}".rstrip(),
         f"- speed: {score.reports / score.seconds:.0f} reports/s of {score.characters / score.reports:.0f} characters on one core "

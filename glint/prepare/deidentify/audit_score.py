@@ -149,7 +149,7 @@ def _add(pair: Pair, score: Score) -> None:
         if _text(raw, keyword):
             score.note("tag_retained", keyword, series, written is not None and keyword in written)
             score.note("text_retained", keyword, series, _text(raw, keyword) == _text(written, keyword))
-    for keyword in NOT_NULL:
+    for keyword in (keyword for keyword in NOT_NULL if _text(raw, keyword)):
         score.note("text_notnull", keyword, series, bool(_text(written, keyword)))
     for keywords, kind in ((REMOVED_NAMES, "names"), (REMOVED_TEXTS, "identifiers")):
         for keyword in keywords:

@@ -49,9 +49,10 @@ def test_each_doubt_is_told(volume, box, given, sentence):
     assert re.search(sentence, "; ".join(doubts(volume, SPACING, box, **SCAN | given)))
 
 
-def test_the_thin_rim_of_the_skin_is_no_lung():
+def test_the_thin_rim_of_the_skin_and_a_grazed_table_are_no_lung():
     hu = chest()
     hu[0, 6:38, 4:6] = -700
+    hu[:, :2, 8:40] = -850
     assert cut_lungs(hu, SPACING, WHOLE) == []
 
 

@@ -23,7 +23,7 @@ def read_key(path: Path | str) -> bytes:
     if not file.is_file():
         raise PrivacyError(
             f"key file {file} does not exist: set GLINT_DEID_KEY_FILE to your key file, or make one with "
-            f"`python -c 'import secrets; print(secrets.token_hex(32))' > {file} && chmod 600 {file}`"
+            f"`glint key create --key-file {file}`"
         )
     if file.stat().st_mode & 0o077:
         raise PrivacyError(f"key file {file} can be read by others: run `chmod 600 {file}`")
@@ -52,6 +52,26 @@ def create_key(path: Path | str) -> bytes:
 def part_uid(series_uid: str, part: str) -> str:
     """What stands for a part of a split series wherever its Series Instance UID is mapped; the UID itself for a whole one."""
     return f"{series_uid.strip()}#{part}" if part else series_uid
+
+
+def check_key_place(path: Path | str) -> None:
+    """Refuse a key file inside a git or DVC repository: it would be a commit away from the data it protects."""
+    file = Path(path).resolve()
+    for folder in file.parents:
+        if (folder / ".git").exists() or (folder / ".dvc").exists():
+            raise PrivacyError(f"key file {file} lies inside the repository {folder}: keep it outside")
+
+
+def rotate_key(path: Path | str) -> Path:
+    """Replace the key by a new random one; returns where the old one is kept, beside it."""
+    file = Path(path)
+    old = read_key(file)
+    kept = file.with_name(f"{file.name}.old-{hashlib.sha256(old).hexdigest()[:8]}")
+    new = file.with_name(f".{file.name}.new")
+    os.link(file, kept)
+    create_key(new)
+    os.replace(new, file)
+    return kept
 
 
 @dataclass(frozen=True)

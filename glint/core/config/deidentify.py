@@ -24,6 +24,20 @@ class DeidentifyConfig(StageConfig):
     retain_patient_characteristics: bool = Field(
         default=True, description="keep age (90 and over as 090Y), sex, size and weight (code 113108); off: remove them"
     )
+    retain_device_identity: bool = Field(
+        default=False, description="keep station name, serial numbers and detector ids (code 113109); UIDs never stay"
+    )
+    retain_safe_private: bool = Field(
+        default=False,
+        description="keep listed private numbers such as pitch and DLP, by creator and element (code 113111)",
+    )
+    clean_descriptors: bool = Field(
+        default=False,
+        description="keep the safe words of descriptions and protocol names (code 113105); off: remove or empty them",
+    )
+    clean_graphics: bool = Field(
+        default=False, description="keep overlays that are filled regions, never text (code 113103); off: remove all"
+    )
     day_first: bool = Field(
         default=False, description="read 03/04/2021 in reports as 3 April; off: as March 4; others decide by themselves"
     )

@@ -27,10 +27,22 @@ def text_of(dataset: Dataset, tag: int) -> str:
     return "\\".join(str(part) for part in parts).strip(" \0")
 
 
+NUMBER_FORMATS = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "UV": "Q", "SV": "q", "FL": "f", "FD": "d"}
+
+
 def bytes_of(dataset: Dataset, tag: int) -> bytes:
-    """The stored bytes of a text element; an element already parsed is spelled out again."""
-    value = dataset.get_item(tag).value
-    return value if isinstance(value, bytes) else text_of(dataset, tag).encode("utf-8", "replace")
+    """The stored bytes of an element; one already parsed is encoded again, numbers little endian, texts in UTF-8."""
+    element = dataset.get_item(tag)
+    value = element.value
+    if isinstance(value, bytes):
+        return value
+    parts = value if isinstance(value, (MultiValue, list)) else [value]
+    if element.VR in NUMBER_FORMATS:
+        numbers = [part for part in parts if part not in (None, "")]
+        return struct.pack(f"<{len(numbers)}{NUMBER_FORMATS[element.VR]}", *numbers)
+    if element.VR == "AT":
+        return b"".join(struct.pack("<HH", part >> 16, part & 0xFFFF) for part in parts if part is not None)
+    return text_of(dataset, tag).encode("utf-8", "replace")
 
 
 def put_bytes(dataset: Dataset, tag: int, vr: str, value: bytes) -> None:

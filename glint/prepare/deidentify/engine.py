@@ -17,16 +17,32 @@ from glint.core.errors import Quarantine
 from glint.core.ids import Pseudonyms
 from glint.prepare.deidentify import rules
 from glint.prepare.deidentify.elements import bytes_of, items_bytes, put_bytes, put_text, text_of
+from glint.prepare.deidentify.graphics import region_overlays
+from glint.prepare.deidentify.safe_private import SafePrivate, safe_private_elements
 from glint.prepare.deidentify.table import EDITION
-from glint.prepare.deidentify.values import age_from_dates, capped_age, checked_time, shift_date, shift_datetime
+from glint.prepare.deidentify.values import (
+    age_from_dates,
+    capped_age,
+    checked_time,
+    is_lookup_table,
+    number_hides_text,
+    shift_date,
+    shift_datetime,
+)
+from glint.prepare.deidentify.vocabulary import safe_codes, safe_text
 
 METHOD = f"GLINT: PS3.15 E.1-1 {EDITION}, keyed UIDs, dates shifted by weeks"
 MAX_DEPTH = 24
-CODE_MEANINGS = {
+CODE_MEANINGS = {  # Source: DICOM PS3.16 CID 7050
     "113100": "Basic Application Confidentiality Profile",
+    "113103": "Clean Graphics Option",
+    "113105": "Clean Descriptors Option",
     "113107": "Retain Longitudinal Temporal Information Modified Dates Option",
     "113108": "Retain Patient Characteristics Option",
+    "113109": "Retain Device Identity Option",
+    "113111": "Retain Safe Private Option",
 }
+GRAPHICS_CLEAN, DATES_MOVED, CHARACTERISTICS_KEPT, PRIVATE_KEPT = "113103", "113107", "113108", "113111"
 CHARACTER_SET, STUDY_DATE, ACCESSION = 0x00080005, 0x00080020, 0x00080050
 PATIENT_NAME, PATIENT_ID, BIRTH_DATE = 0x00100010, 0x00100020, 0x00100030
 OTHER_IDS, PATIENT_AGE = 0x00101000, 0x00101010
@@ -53,12 +69,16 @@ class Engine:
         actions: Tag → action, from `table.profile_actions`.
         patient_key: Raw patient ID, or what stands for it; sets pseudonym and date shift.
         codes: CID 7050 codes of profile and options, written to (0012,0064).
+        verbatim: Text attributes that an option keeps as they are: the identity of the device.
+        forbidden_words: Lower-case words that no kept text may hold: parts of the patient's and physicians' names.
     """
 
     pseudonyms: Pseudonyms
     actions: Mapping[int, str]
     patient_key: str
     codes: tuple[str, ...]
+    verbatim: frozenset[int] = frozenset()
+    forbidden_words: frozenset[str] = frozenset()
 
     def clean(self, dataset: Dataset) -> Trace:
         """Clean `dataset` in place and mark it as de-identified.
@@ -72,9 +92,9 @@ class Engine:
         pseudonym = self.pseudonyms.patient_id(self.patient_key)
         put_text(dataset, PATIENT_ID, "LO", pseudonym)
         put_text(dataset, PATIENT_NAME, "PN", pseudonym)
-        if "113108" in self.codes and age is not None and not text_of(dataset, PATIENT_AGE):
+        if CHARACTERISTICS_KEPT in self.codes and age is not None and not text_of(dataset, PATIENT_AGE):
             put_text(dataset, PATIENT_AGE, "AS", age)
-        modified = "MODIFIED" if "113107" in self.codes else "REMOVED"
+        modified = "MODIFIED" if DATES_MOVED in self.codes else "REMOVED"
         put_text(dataset, CHARACTER_SET, "CS", "ISO_IR 192")
         put_text(dataset, IDENTITY_REMOVED, "CS", "YES")
         put_text(dataset, METHOD_TEXT, "LO", METHOD)
@@ -85,8 +105,25 @@ class Engine:
     def _clean_level(self, dataset: Dataset, trace: Trace, depth: int) -> None:
         if depth > MAX_DEPTH:
             raise Quarantine("too_deep", f"sequences nest more than {MAX_DEPTH} deep")
-        for tag in list(dataset.keys()):
-            self._clean_element(dataset, tag, trace, depth)
+        tags = list(dataset.keys())
+        kept = safe_private_elements(dataset, tags) if PRIVATE_KEPT in self.codes else {}
+        graphics = region_overlays(dataset, tags) if GRAPHICS_CLEAN in self.codes else frozenset()
+        for tag in tags:
+            if tag in kept:
+                self._keep_private(dataset, tag, kept[tag], trace)
+            elif tag in graphics:
+                trace.actions["kept_region", keyword_for_tag(tag)] += 1
+            else:
+                self._clean_element(dataset, tag, trace, depth)
+
+    def _keep_private(self, dataset: Dataset, tag: BaseTag, safe: SafePrivate, trace: Trace) -> None:
+        """Keep a private element of the safe list whose value is what the list says; its creator as the list spells it."""
+        if safe.creator_only:
+            put_text(dataset, tag, "LO", safe.creator)
+        elif safe.vr != "SH" or not rules.RATIO.fullmatch(text_of(dataset, tag)):
+            put_bytes(dataset, tag, safe.vr, bytes_of(dataset, tag))
+            self._net(dataset, tag, safe.vr, trace)
+        trace.actions["kept_safe_private" if tag in dataset else "removed", "private"] += 1
 
     def _clean_element(self, dataset: Dataset, tag: BaseTag, trace: Trace, depth: int) -> None:
         name = "nested_character_set" if depth and tag == CHARACTER_SET else _closed_group(tag)
@@ -120,29 +157,58 @@ class Engine:
         if action == "D" and vr != "UI":
             return _dummy(dataset, tag, vr)
         if vr == "SQ":
-            for item in dataset[tag].value:
-                self._clean_level(item, trace, depth + 1)
-            return None
+            return self._clean_items(dataset, tag, trace, depth)
         return self._net(dataset, tag, vr, trace)
+
+    def _clean_items(self, dataset: Dataset, tag: BaseTag, trace: Trace, depth: int) -> str | None:
+        """Clean every item; coded ones that lost their code go, as an item of a code sequence needs it."""
+        items = list(dataset[tag].value)
+        coded = [any(code in item for code in rules.ANY_CODE_VALUE) for item in items]
+        for item in items:
+            self._clean_level(item, trace, depth + 1)
+        kept = [item for item, was in zip(items, coded, strict=True) if not was or rules.CODE_VALUE in item]
+        if items and not kept:
+            return _remove(dataset, tag)
+        if len(kept) < len(items):
+            dataset[tag].value = kept
+            return "cleaned_codes"
+        return None
 
     def _net(self, dataset: Dataset, tag: BaseTag, vr: str, trace: Trace) -> str | None:
         """By value representation, for what the table keeps, cleans or does not know."""
+        if tag == rules.LUT_DATA:
+            return None if is_lookup_table(bytes_of(dataset, tag)) else _remove(dataset, tag)
         if vr in rules.BINARY_NUMBER_VRS:
-            return None
+            return _remove(dataset, tag) if number_hides_text(vr, bytes_of(dataset, tag)) else None
         if vr == "UI":
             return self._map_uids(dataset, tag, trace)
         if vr in rules.DATE_VRS:
             return self._move_date(dataset, tag, vr)
         if vr in rules.PATTERN_BY_VR:
-            return None if rules.PATTERN_BY_VR[vr].fullmatch(bytes_of(dataset, tag)) else _remove(dataset, tag)
+            return _check_pattern(dataset, tag, vr)
         if vr == "AS":
             age = capped_age(text_of(dataset, tag))
             return _remove(dataset, tag) if age is None else _replace(dataset, tag, vr, age, "kept_age")
         if vr in rules.BULK_VRS and tag in rules.ALLOWED_BULK:
-            return None
-        if vr in rules.TEXT_VRS and tag in rules.ALLOWED_TEXT:
-            return _replace(dataset, tag, vr, text_of(dataset, tag), "kept_text")
-        if vr == "PN" or tag in rules.EMPTIED_TEXT:
+            return _remove(dataset, tag) if vr == "OV" and number_hides_text(vr, bytes_of(dataset, tag)) else None
+        if vr in rules.TEXT_VRS:
+            return self._text(dataset, tag, vr)
+        return _remove(dataset, tag)
+
+    def _text(self, dataset: Dataset, tag: BaseTag, vr: str) -> str:
+        """Free text: the device's identity as it is, safe words of what an option cleans, else nothing."""
+        if tag in self.verbatim:
+            return _replace(dataset, tag, vr, text_of(dataset, tag), "kept_device")
+        if tag == rules.CODE_VALUE:
+            return _check_code(dataset, tag)
+        if tag == rules.CODE_MEANING and rules.CODE_VALUE in dataset:
+            meaning = safe_text(text_of(dataset, tag), self.forbidden_words)
+            return _replace(dataset, tag, vr, meaning or text_of(dataset, rules.CODE_VALUE), "cleaned_text")
+        if tag in rules.ALLOWED_TEXT or self.actions.get(tag) in ("C", "K"):
+            original = text_of(dataset, tag)
+            safe = "\\".join(safe_text(part, self.forbidden_words) for part in original.split("\\"))
+            return _replace(dataset, tag, vr, safe, "kept_text" if safe == original else "cleaned_text")
+        if tag in rules.EMPTIED_TEXT:
             return _replace(dataset, tag, vr, "", "emptied")
         return _remove(dataset, tag)
 
@@ -162,7 +228,7 @@ class Engine:
         """Shift days, keep times; without that option, or where a value can't be read, leave the attribute empty."""
         parts = text_of(dataset, tag).split("\\")
         days = self.pseudonyms.date_shift_days(self.patient_key)
-        if "113107" not in self.codes:
+        if DATES_MOVED not in self.codes:
             return _replace(dataset, tag, vr, "", "emptied")
         if vr == "TM":
             moved = [checked_time(part) for part in parts]
@@ -195,6 +261,26 @@ def _remember(dataset: Dataset, tag: BaseTag, vr: str, trace: Trace) -> None:
         trace.names.update(name for name in text_of(dataset, tag).split("\\") if name)
     elif tag in (PATIENT_ID, OTHER_IDS, ACCESSION):
         trace.identifiers.update(part for part in text_of(dataset, tag).split("\\") if part)
+
+
+def _check_pattern(dataset: Dataset, tag: BaseTag, vr: str) -> str | None:
+    """Numbers must be numbers; coded strings keep the values whose words are known."""
+    value = bytes_of(dataset, tag)
+    if not rules.PATTERN_BY_VR[vr].fullmatch(value):
+        return _remove(dataset, tag)
+    safe = safe_codes(value) if vr == "CS" else None
+    if safe is None:
+        return None
+    put_bytes(dataset, tag, vr, safe)
+    return "cleaned_code"
+
+
+def _check_code(dataset: Dataset, tag: BaseTag) -> str:
+    value, scheme = text_of(dataset, tag), text_of(dataset, rules.CODING_SCHEME)
+    public = scheme in rules.CODING_SCHEMES and rules.CODE_PATTERN.fullmatch(value)
+    if public or (scheme == "UCUM" and value in rules.UNIT_CODES):
+        return _replace(dataset, tag, "SH", value, "kept_text")
+    return _remove(dataset, tag)
 
 
 def _remove(dataset: Dataset, tag: BaseTag) -> str:

@@ -2,7 +2,7 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -22,13 +22,21 @@ from glint.formats.manifest import manifest_frame
 from glint.prepare.deidentify.elements import put_text, text_of
 from glint.prepare.deidentify.engine import METHOD, METHOD_TEXT, PATIENT_ID, Engine, Trace
 from glint.prepare.deidentify.pixels import SeriesReview, clean_pixels, put_blanked
-from glint.prepare.deidentify.residual import ResidualScan, residual_scan
+from glint.prepare.deidentify.residual import ResidualScan, name_parts, residual_scan
 from glint.prepare.deidentify.rules import SOP_CLASSES
-from glint.prepare.deidentify.table import profile_actions
+from glint.prepare.deidentify.table import profile_actions, verbatim_tags
 
 SOP_CLASS_UID, SOP_INSTANCE_UID, IMAGE_TYPE = 0x00080016, 0x00080018, 0x00080008
 SERIES_UID = 0x0020000E
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+OPTION_CODES = {
+    "graphics": "113103",
+    "descriptors": "113105",
+    "modified_dates": "113107",
+    "patient": "113108",
+    "device": "113109",
+    "safe_private": "113111",
+}
 PIXEL_DATA, PIXEL_DATA_TAG = 0x7FE00010, b"\xe0\x7f\x10\x00"
 Row = Mapping[str, Any]
 
@@ -47,7 +55,8 @@ class SeriesJob:
     @cached_property
     def engine(self) -> Engine:
         """The engine of this series' patient."""
-        return make_engine(Pseudonyms(self.key), self.study["patient_key"], self.config)
+        names = [*self.study["patient_names"], *self.study["other_persons"]]
+        return make_engine(Pseudonyms(self.key), self.study["patient_key"], self.config, names)
 
     @cached_property
     def scan(self) -> ResidualScan:
@@ -72,16 +81,26 @@ class SeriesResult:
     blanked: Sequence[Mapping[str, Any]] = ()
 
 
-def make_engine(pseudonyms: Pseudonyms, patient_key: str, config: DeidentifyConfig) -> Engine:
-    """An engine under the options that `config` chooses."""
-    options = {"modified_dates": config.retain_modified_dates, "patient": config.retain_patient_characteristics}
-    codes = {"modified_dates": "113107", "patient": "113108"}
-    chosen = [name for name, wanted in options.items() if wanted]
+def make_engine(
+    pseudonyms: Pseudonyms, patient_key: str, config: DeidentifyConfig, names: Iterable[str] = ()
+) -> Engine:
+    """An engine under the options that `config` chooses; words of `names` are kept in no text."""
+    wanted = {
+        "graphics": config.clean_graphics,
+        "descriptors": config.clean_descriptors,
+        "modified_dates": config.retain_modified_dates,
+        "patient": config.retain_patient_characteristics,
+        "device": config.retain_device_identity,
+        "safe_private": config.retain_safe_private,
+    }
+    chosen = [option for option, wish in wanted.items() if wish]
     return Engine(
         pseudonyms=pseudonyms,
-        actions=profile_actions(*chosen),
+        actions=profile_actions(*(option for option in chosen if option not in ("safe_private", "graphics"))),
         patient_key=patient_key,
-        codes=("113100", *(codes[name] for name in chosen)),
+        codes=("113100", *(OPTION_CODES[option] for option in chosen)),
+        verbatim=verbatim_tags() if config.retain_device_identity else frozenset(),
+        forbidden_words=frozenset(part.lower() for name in names for part in name_parts(name)),
     )
 
 

@@ -34,8 +34,8 @@ def _tags(*keywords: str) -> frozenset[int]:
     return frozenset(tag for tag in found if tag is not None)
 
 
+# Their words pass the list of safe words.
 ALLOWED_TEXT = _tags(
-    "CodeValue",
     "CodingSchemeDesignator",
     "ConvolutionKernel",
     "FilterType",
@@ -49,11 +49,14 @@ ALLOWED_BULK = _tags(
     "PixelData",
     "ExtendedOffsetTable",
     "ExtendedOffsetTableLengths",
-    "LUTData",
-    "RedPaletteColorLookupTableData",
-    "GreenPaletteColorLookupTableData",
-    "BluePaletteColorLookupTableData",
 )
+CODE_VALUE, CODING_SCHEME, CODE_MEANING, LUT_DATA = 0x00080100, 0x00080102, 0x00080104, 0x00283006
+ANY_CODE_VALUE = (CODE_VALUE, 0x00080119, 0x00080120)  # short, long and URN: an item without one is no code
+# Codes of public schemes only: a local code may hold anything.
+CODING_SCHEMES = frozenset({"DCM", "SCT", "SRT", "SNM3", "LN", "RADLEX"})
+CODE_PATTERN = re.compile(r"[A-Z]{0,3}-?[A-Z0-9]?[0-9]{2,18}|[0-9]{1,5}-[0-9]")
+RATIO = re.compile(r"[0-9]{1,2}\.[0-9]{1,4}:1")  # the one text on the list of safe private elements: pitch
+UNIT_CODES = frozenset({"1", "mm", "cm", "m", "s", "ms", "mA", "mAs", "kV", "mGy", "cm2", "mm2", "Gy", "%", "[hnsf'U]"})
 EMPTIED_TEXT = _tags("PositionReferenceIndicator", "StudyID")
 # Words that other tools leave behind; they name nobody, so finding them in the output means nothing.
 PLACEHOLDERS = frozenset(

@@ -31,5 +31,13 @@ def profile_actions(*options: str) -> dict[int, str]:
         if "x" in row["tag"]:
             continue
         chosen = next((row[option] for option in options if row[option]), row["basic"])
+        if chosen == "X/Z" and row["keyword"].endswith("Sequence"):
+            chosen = "X"  # optional in every image, where an empty one is invalid
         actions[int(row["tag"], 16)] = chosen.rsplit("/", 1)[-1]
     return actions
+
+
+@cache
+def verbatim_tags() -> frozenset[int]:
+    """Attributes that the Retain Device Identity Option keeps as they are; UIDs among them are mapped all the same."""
+    return frozenset(int(row["tag"], 16) for row in profile_rows() if row["device"] == "K" and "x" not in row["tag"])

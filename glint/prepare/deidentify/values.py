@@ -4,8 +4,11 @@ Source: DICOM PS3.5 section 6.2 (value representations); PS3.15 E.3.6 (retain lo
 modified dates).
 """
 
+import math
 import re
+import struct
 from datetime import date, timedelta
+from itertools import pairwise
 
 _DATE = re.compile(r"(\d{4})([.\-]?)(\d{2})\2(\d{2})")
 _TIME = re.compile(r"\d{2}(:?\d{2}(:?\d{2}(\.\d{1,6})?)?)?")
@@ -13,6 +16,9 @@ _DATETIME = re.compile(r"(\d{8})(\d{2}(?:\d{2}(?:\d{2}(?:\.\d{1,6})?)?)?)?([+-]\
 _AGE = re.compile(r"(\d{1,3})([DWMY])")
 OLDEST_PRECISE_AGE_YEARS = 89
 AGE_IN_YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
+FLOAT_FORMATS = {"FL": "<f", "FD": "<d"}
+PLAUSIBLE_FLOATS = (1e-30, 1e5)  # eight letters read as a number lie far outside
+_PRINTABLE = re.compile(rb"[ -~]{4,}")
 DUMMY_DATES = {date(1900, 1, 1), date(1800, 1, 1), date(1970, 1, 1), date(1753, 1, 1)}
 
 
@@ -52,9 +58,9 @@ def shift_datetime(text: str, days: int) -> str | None:
 
 
 def checked_time(text: str) -> str | None:
-    """A TM value as it is, or None if it is not a time."""
+    """A TM value, without the colons of old files, or None if it is not a time."""
     stripped = text.strip()
-    return stripped if not stripped or _TIME.fullmatch(stripped) else None
+    return stripped.replace(":", "") if not stripped or _TIME.fullmatch(stripped) else None
 
 
 def capped_age(text: str) -> str | None:
@@ -73,3 +79,33 @@ def age_from_dates(birth: str, study: str) -> str | None:
         return None
     years = seen.year - born.year - ((seen.month, seen.day) < (born.month, born.day))
     return capped_age(f"{min(years, 999):03d}Y")
+
+
+def number_hides_text(vr: str, value: bytes) -> bool:
+    """True if a binary number element (FL, FD, US, UL, …) holds characters where numbers should be.
+
+    Small integers have zero bytes and measured floats bytes above 127, so that four printable bytes in a row with no
+    other byte but padding are text; floats must also be of a size that no measurement has.
+    """
+    if not value.isascii():
+        return False
+    if vr in FLOAT_FORMATS:
+        low, high = PLAUSIBLE_FLOATS
+        width = struct.calcsize(FLOAT_FORMATS[vr])
+        whole = value[: len(value) // width * width]
+        sizes = [abs(number) for (number,) in struct.iter_unpack(FLOAT_FORMATS[vr], whole)]
+        return any(not math.isfinite(size) or size > high or 0 < size < low for size in sizes)
+    return _PRINTABLE.fullmatch(value.strip(b"\0")) is not None
+
+
+def is_lookup_table(value: bytes) -> bool:
+    """True if LUT Data rises or falls all along, as 16 or 8 bit numbers, which no text does."""
+    for form in ("<H", "B"):
+        width = struct.calcsize(form)
+        if len(value) % width:
+            continue
+        entries = [entry for (entry,) in struct.iter_unpack(form, value)]
+        steps = [second - first for first, second in pairwise(entries)]
+        if len(entries) > 8 and (min(steps) >= 0 or max(steps) <= 0):
+            return True
+    return False

@@ -194,9 +194,8 @@ def test_our_own_output_is_refused(tmp_path: Path) -> None:
     [
         ({"BurnedInAnnotation": "YES"}, "burned_in_annotation"),
         ({"ImageType": ["DERIVED", "SECONDARY", "AXIAL"]}, "secondary_image"),
-        ({"Manufacturer": "Ottoline Quillfeather Inc"}, "residual_identifier"),
-        ({"ConvolutionKernel": "ACC7730041"}, "residual_identifier"),
-        ({"ScanOptions": "BRACKENBURY"}, "residual_identifier"),
+        ({"PatientName": "Sharpplus^Ottoline", "ScanOptions": "SHARPPLUS"}, "residual_identifier"),
+        ({"AccessionNumber": "lightspeed", "SoftwareVersions": "LightSpeed"}, "residual_identifier"),
     ],
 )
 def test_what_cannot_be_cleaned_is_quarantined_without_its_value(

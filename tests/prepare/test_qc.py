@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 from glint.cli.__main__ import main
+from glint.formats.image import write_film
 from glint.formats.manifest import manifest_frame, write_manifest
 from glint.formats.nifti import write_nifti
-from glint.prepare.qc import study_sheet
+from glint.prepare.qc import study_sheet, write_page
 from glint.prepare.qc.doubts import cut_lungs, doubts
 from glint.prepare.qc.look import film, three_planes
 
@@ -120,3 +121,17 @@ def test_a_damaged_volume_is_one_sheet_and_an_absent_shard_one_line(tmp_path, ca
     assert study_sheet(row, folder=volume.parents[1], clip_high_hu=3071).status == "unreadable"
     assert main(["qc", "--directory", str(tmp_path), "--shard", "other"]) == 1
     assert "no shard other; there is: shard_0000" in capsys.readouterr().err
+
+
+def test_a_shard_of_films_has_a_page_with_view_spacing_and_the_film(tmp_path):
+    rows = [
+        {"study_id": "s1", "status": "ok", "path": "films/s1.png", "view": "PA", "to_original": [1.0] * 9,
+         "valid_box": [0, 40, 10, 30], "spacing_mm_yx": [0.4, 0.4]},
+        {"study_id": "s2", "status": "quarantined", "reason": "blank_film"},
+    ]  # fmt: skip
+    write_film(tmp_path / "films" / "s1.png", (np.arange(1600, dtype=np.uint16) * 40).reshape(40, 40))
+    write_manifest(tmp_path / "manifest.parquet", manifest_frame(rows, "resample_films"), "resample_films")
+    assert write_page(tmp_path / "manifest.parquet", tmp_path / "page.html") == (2, 0)
+    page = (tmp_path / "page.html").read_text()
+    for said in ("40 × 20 pixels on a grid of 40 × 40", "0.400 × 0.400 mm", "view PA", "blank_film", "data:image/png"):
+        assert said in page

@@ -43,7 +43,10 @@ def _text(numbers: Any, digits: int) -> str:
     return " × ".join(f"{number:.{digits}f}" for number in numbers)
 
 
-def _film_sheet(study_id: str, image_YX: NDArray[Any]) -> Sheet:
+def _film_sheet(study_id: str, image_YX: NDArray[Any], row: dict[str, Any]) -> Sheet:
+    grid, box, spacing = image_YX.shape, row.get("valid_box"), row.get("spacing_mm_yx")
+    if box and len(box) == 4:
+        image_YX = image_YX[box[0] : box[1], box[2] : box[3]]
     low, high = float(image_YX.min()), float(image_YX.max())
     found = []
     if high == low:
@@ -53,7 +56,12 @@ def _film_sheet(study_id: str, image_YX: NDArray[Any]) -> Sheet:
     return Sheet(
         study_id=study_id,
         status="ok",
-        facts=(f"{image_YX.shape[0]} × {image_YX.shape[1]} pixels", f"values {low:.0f} to {high:.0f}"),
+        facts=(
+            f"{image_YX.shape[0]} × {image_YX.shape[1]} pixels on a grid of {grid[0]} × {grid[1]}",
+            f"spacing {_text(spacing, 3)} mm" if spacing else "spacing unknown",
+            f"view {row.get('view') or 'unknown'}",
+            f"values {low:.0f} to {high:.0f}",
+        ),
         doubts=tuple(found),
         picture=png(film(image_YX)),
         histogram=histogram_points(image_YX, low, max(high, low + 1)),
@@ -72,12 +80,12 @@ def study_sheet(row: dict[str, Any], *, folder: Path, clip_high_hu: float) -> Sh
             from PIL import Image
 
             with Image.open(path) as image:
-                return _film_sheet(study_id, np.asarray(image.convert("I") if image.mode != "L" else image))
+                return _film_sheet(study_id, np.asarray(image.convert("I") if image.mode != "L" else image), row)
         volume, affine = read_nifti(path)
     except (GlintError, OSError):
         return Sheet(study_id=study_id, status="unreadable", reason="its file is absent or damaged; resample again")
     if volume.shape[0] == 1:
-        return _film_sheet(study_id, volume[0])
+        return _film_sheet(study_id, volume[0], {})
     spacing = spacing_mm_zyx(affine)
     box = row["valid_box"] or [edge for size in volume.shape for edge in (0, size)]
     shape, scan_mm = row.get("scan_shape_zyx"), row.get("scan_spacing_mm")
@@ -103,6 +111,8 @@ def study_sheet(row: dict[str, Any], *, folder: Path, clip_high_hu: float) -> Sh
 
 
 def _joined(manifest: Path, converted: Path | None) -> list[dict[str, Any]]:
+    if manifest.is_file() and "to_original" in pl.read_parquet_schema(manifest):
+        return read_manifest(manifest, "resample_films").sort("study_id").to_dicts()
     rows = read_manifest(manifest, "resample").sort("study_id")
     if converted is not None and converted.is_file():
         scans = read_manifest(converted, "convert").select(

@@ -6,6 +6,8 @@ import numpy as np
 import polars as pl
 import pydicom
 import pytest
+from dicom_builder import write_dataset
+from film_builder import COLUMNS, ROWS, film_dataset, ramp
 from pydicom.dataset import Dataset
 from pydicom.uid import ImplicitVRLittleEndian
 
@@ -15,39 +17,8 @@ from glint.formats.image import read_film
 from glint.formats.manifest import manifest_frame, read_manifest, write_manifest
 from glint.prepare.convert.film_values import equalize, grey_levels, named_view
 from glint.prepare.convert.films import Film, convert_films, read_dicom_film, read_picture_film
-from tests.dicom_builder import ct_dataset, write_dataset
 
 PLAIN = FilmConvertConfig(crop_border=False, min_edge=16)
-DX = "1.2.840.10008.5.1.4.1.1.1.1"
-ROWS, COLUMNS = 48, 64
-
-
-def ramp() -> np.ndarray:
-    """Stored values 0..4095 in which every pixel differs."""
-    return np.linspace(0, 4095, ROWS * COLUMNS).astype(np.uint16).reshape(ROWS, COLUMNS)
-
-
-def film_dataset(stored_YX: np.ndarray, **elements: object) -> Dataset:
-    values = {
-        "SOPClassUID": DX,
-        "SOPInstanceUID": "1.2.826.0.1.3680043.10.999.7",
-        "Modality": "DX",
-        "ImageType": ["ORIGINAL", "PRIMARY"],
-        "Rows": stored_YX.shape[0],
-        "Columns": stored_YX.shape[1],
-        "SamplesPerPixel": 1,
-        "PhotometricInterpretation": "MONOCHROME2",
-        "BitsAllocated": 16,
-        "BitsStored": 12,
-        "HighBit": 11,
-        "PixelRepresentation": 0,
-        "PixelData": stored_YX.astype("<u2").tobytes(),
-        "ConvolutionKernel": None,
-        "SliceThickness": None,
-    }
-    dataset = ct_dataset(**(values | elements))
-    dataset["PixelData"].VR = "OW"
-    return dataset
 
 
 def converted(

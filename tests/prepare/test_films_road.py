@@ -1,45 +1,20 @@
 """Real X-rays through stages 01 to 04, as commands, with the outcome their README implies; and which films are refused."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
+from dicom_builder import write_dataset
+from film_builder import CAPTURES, DX, film_dataset, ramp, road
 
-from glint.cli.__main__ import main
 from glint.core.config.index import FilmIndexConfig
 from glint.formats.dicom import read_header
 from glint.formats.image import read_film
 from glint.formats.manifest import read_manifest
 from glint.prepare.index.classify_films import classify_films
-from tests.dicom_builder import write_dataset
-from tests.prepare.test_convert_films import DX, film_dataset, ramp
 
 DX_FOR_PROCESSING = DX + ".1"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 FUJI, NEMA, RSNA = "gdcm_cr_mono1_three_encodings", "nema_wg04_rg1", "rsna_jpeg_baseline"
-CAPTURES = {"accept_secondary_capture": True}
 WHOLE = [0, 518, 0, 518]
-
-
-def road(folder: Path, sources: list[Path], index: dict[str, object]) -> dict[str, Path]:
-    """Run the four stages on copies of `sources`; returns the manifests by stage."""
-    raw, key = folder / "raw", folder / "key"
-    raw.mkdir(parents=True)
-    key.write_text(bytes(range(32)).hex())
-    key.chmod(0o600)
-    for number, source in enumerate(sources):
-        (raw / f"{number}-{source.name}").write_bytes(source.read_bytes())
-    config = ["--modality", "cxr", "--config", json.dumps({"raw_dirs": [str(raw)], "num_shards": 1, **index})]
-    images = folder / "index"
-    made = {name: folder / name / "manifest.parquet" for name in ("deidentify", "convert", "resample")}
-    shard = ["--index", str(images / "shard-000"), "--out", str(made["deidentify"]), "--key-file", str(key)]
-    assert main(["index", "images", "--out", str(images), "--key-file", str(key), *config]) == 0
-    assert main(["deidentify", "images", "--raw", str(raw), *shard]) == 0
-    for stage, before in (("convert", "deidentify"), ("resample", "convert")):
-        arguments = ["--manifest", str(made[before]), "--out", str(made[stage])]
-        assert main([stage, "--modality", "cxr", *arguments]) == 0
-    return made
 
 
 # set, file, index configuration, reason or None, facts of stage 03, valid box of stage 04

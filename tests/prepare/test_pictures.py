@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from film_builder import CAPTURES, road
 from PIL import Image, PngImagePlugin
 
 from glint.cli.__main__ import main
@@ -14,7 +15,6 @@ from glint.core.errors import ConfigError, InputError
 from glint.formats.image import read_picture
 from glint.formats.manifest import read_manifest
 from glint.prepare.pictures import list_pictures, path_pattern, read_table
-from tests.prepare.test_films_road import CAPTURES, road
 
 PLANTED = "Quillfeather"
 

@@ -62,7 +62,7 @@ def cleaned(content: bytes, **config: Any) -> tuple[FileDataset, SeriesReview]:
     study |= {"birth_dates": [], "study_dates": []}
     job = SeriesJob(
         study=study,
-        series={"part": ""},
+        series={"part": "", "kind": "film"},
         instances=[],
         folder=Path("unused"),
         key=b"k" * 32,

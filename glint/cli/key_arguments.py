@@ -4,9 +4,10 @@ import argparse
 import os
 
 from glint.core.errors import PrivacyError
-from glint.core.ids import Pseudonyms, create_key, read_key
+from glint.core.ids import Pseudonyms, check_key_place, create_key, read_key
 
 KEY_VARIABLE = "GLINT_DEID_KEY_FILE"
+DEMO_FOLDER = "/00_demo/"
 
 
 def add_key_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,9 +22,12 @@ def pseudonyms_from_args(args: argparse.Namespace, *, default: str | None = None
     """Pseudonyms under the key that the environment, `--key-file` or the configuration names.
 
     Raises:
-        PrivacyError: no key file is named, or it is absent, unreadable or open to others.
+        PrivacyError: no key file is named, or it is absent, unreadable, open to others or inside a repository; the
+            demo's key, which follows from its public seed, may lie in the workspace.
     """
     file = os.environ.get(KEY_VARIABLE) or args.key_file or default
     if not file:
         raise PrivacyError(f"no key file: set {KEY_VARIABLE}, give --key-file, or set deidentify.key_file in config")
+    if DEMO_FOLDER not in file:
+        check_key_place(file)
     return Pseudonyms(create_key(file) if args.create_key or create else read_key(file))

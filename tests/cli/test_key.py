@@ -1,12 +1,13 @@
 """The key is made once, checked, replaced with the old one kept; the broker's table opens for the broker alone."""
 
+import json
 from pathlib import Path
 
 import pytest
 from dicom_builder import write_ct_series
 
 from glint.cli.__main__ import main
-from glint.core.ids import Pseudonyms, read_key
+from glint.core.ids import Pseudonyms, create_key, read_key
 
 
 @pytest.fixture
@@ -37,6 +38,21 @@ def test_a_key_inside_a_repository_is_refused(tmp_path: Path, capsys: pytest.Cap
     assert main(["key", "create", "--key-file", str(tmp_path / "project" / "secrets" / "key")]) == 1
     assert "repository" in capsys.readouterr().err
     assert not (tmp_path / "project" / "secrets").exists()
+
+
+@pytest.mark.parametrize(("place", "code"), [("secrets", 1), ("restricted/ct/00_demo", 0)])
+def test_a_stage_takes_no_key_inside_a_repository_but_the_demos(
+    place: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("GLINT_DEID_KEY_FILE", raising=False)
+    (tmp_path / ".git").mkdir()
+    key = tmp_path / place / "key"
+    create_key(key)
+    write_ct_series(tmp_path / "raw")
+    config = json.dumps({"raw_dirs": [str(tmp_path / "raw")], "num_shards": 1})
+    command = ["index", "images", "--out", str(tmp_path / "index"), "--key-file", str(key), "--config", config]
+    assert main(command) == code
+    assert ("repository" in capsys.readouterr().err) == bool(code)
 
 
 def test_rotation_keeps_the_old_key_and_says_what_follows(key: Path, capsys: pytest.CaptureFixture[str]) -> None:

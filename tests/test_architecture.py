@@ -126,6 +126,13 @@ def test_identifiers_cannot_become_dvc_outputs():
     assert "/restricted/" in (REPOSITORY / ".gitignore").read_text().split()
 
 
+def test_the_code_that_a_dvc_stage_depends_on_is_where_it_says():
+    for name, stage in yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"].items():
+        code = [path for path in stage["deps"] if path.startswith("glint/")]
+        assert code, name
+        assert [path for path in code if not (REPOSITORY / path).exists()] == [], name
+
+
 def test_every_stage_has_its_dvc_stage():
     declared = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
     assert list(declared) == [f"{noun(stage)}_ct" for stage in STAGES if number(stage) >= 2]

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+import torch
+from scipy.ndimage import binary_dilation
 from scipy.spatial.distance import dice as dice_distance
 from sklearn.metrics import f1_score
 
@@ -10,6 +12,11 @@ from glint.metrics.segmentation import (
     dice_score,
     everything_dice_score,
     false_positive_image_errors,
+    hit_score,
+    instance_counts,
+    iou_score,
+    recall_score,
+    surface_errors,
 )
 
 
@@ -64,3 +71,84 @@ def test_false_positive_images_are_counted_among_negatives_only():
     nonempty, positive = np.array([True, True, False, True]), np.array([True, False, False, False])
     errors = false_positive_image_errors(nonempty, positive, np.array([[1, 1, 1, 1], [5, 0, 2, 2], [1, 0, 0, 0]]))
     np.testing.assert_allclose(errors, [2 / 3, 0.5, np.nan])
+
+
+def brute_surface(mask):
+    """Voxels of a mask with a face neighbour outside, the outside of the array being empty."""
+    padded = np.pad(mask, 1)
+    surface = np.zeros_like(padded)
+    for axis in range(padded.ndim):
+        for step in (1, -1):
+            surface |= padded & ~np.roll(padded, step, axis)
+    return np.argwhere(surface) - 1
+
+
+@pytest.mark.parametrize("shape", [(7, 9, 8), (1, 12, 13)])
+def test_surface_distances_equal_those_of_all_pairs_of_surface_voxels(shape):
+    rng = np.random.default_rng(6)
+    spacing = np.array([2.5, 0.7, 1.3])
+    for _ in range(5):
+        first, second = (binary_dilation(rng.random(shape) < 0.02, iterations=2) for _ in range(2))
+        if not first.any() or not second.any():
+            continue
+        kept = [axis for axis in range(3) if shape[axis] > 1]
+        points = [brute_surface(mask.squeeze()) * spacing[kept] for mask in (first, second)]
+        distance = np.linalg.norm(points[0][:, None] - points[1][None], axis=2)
+        forth, back = distance.min(axis=1), distance.min(axis=0)
+        found = surface_errors(first, second, spacing, tolerance_mm=1.35)
+        assert found["mean_surface_mm"] == pytest.approx(np.concatenate([forth, back]).mean(), rel=1e-4)
+        assert found["surface_dice"] == pytest.approx(np.mean(np.concatenate([forth, back]) <= 1.35))
+        assert found["hausdorff95_mm"] == pytest.approx(
+            max(np.quantile(forth, 0.95), np.quantile(back, 0.95)), rel=1e-4
+        )
+
+
+def test_equal_masks_have_no_surface_error_and_empty_ones_none_at_all():
+    mask = np.zeros((5, 6, 7), bool)
+    mask[0:2, 2:5, 6] = True
+    found = surface_errors(mask, mask, (3, 1, 1), tolerance_mm=0.1)
+    assert found == {"hausdorff95_mm": 0.0, "mean_surface_mm": 0.0, "surface_dice": 1.0}
+    shifted = np.roll(mask, 1, axis=0)
+    assert surface_errors(mask, shifted, (3, 1, 1), tolerance_mm=10)["surface_dice"] == 1.0
+    assert surface_errors(mask, shifted, (3, 1, 1), tolerance_mm=2)["surface_dice"] < 1.0
+    assert all(
+        np.isnan(value) for value in surface_errors(mask, np.zeros_like(mask), (1, 1, 1), tolerance_mm=1).values()
+    )
+
+
+def test_iou_recall_and_hits_follow_from_the_counts():
+    truth, predicted = np.zeros(20, bool), np.zeros(20, bool)
+    truth[:4], predicted[3:10] = True, True
+    assert iou_score(predicted, truth) == pytest.approx(1 / 10)
+    assert recall_score(predicted, truth) == 0.25
+    assert dice_score(predicted, truth) == pytest.approx(2 / 11)
+    assert hit_score(predicted, truth) == 1.0 and hit_score(predicted, truth, least_dice=0.2) == 0.0
+    assert iou_score(~truth & truth, ~truth & truth) == 1.0
+    assert np.isnan(hit_score(predicted, ~truth & truth)) and np.isnan(recall_score(predicted, ~truth & truth))
+
+
+def test_instances_are_matched_one_to_one():
+    truth, predicted = np.zeros((3, 30), bool), np.zeros((3, 30), bool)
+    truth[1, 0:5] = truth[1, 8:13] = truth[1, 20:24] = True
+    predicted[1, 0:13] = True  # one blob over two lesions matches one of them only
+    predicted[1, 26:28] = True
+    assert instance_counts(predicted, truth) == (1, 2, 3)
+    assert instance_counts(truth, truth) == (3, 3, 3)
+    assert instance_counts(np.zeros_like(truth), truth) == (0, 0, 3)
+    assert instance_counts(truth, np.zeros_like(truth)) == (0, 3, 0)
+
+
+def test_surface_distances_equal_monais():
+    monai = pytest.importorskip("monai.metrics")
+    rng = np.random.default_rng(8)
+    first, second = (binary_dilation(rng.random((9, 10, 11)) < 0.02, iterations=2) for _ in range(2))
+    tensors = [torch.from_numpy(np.pad(mask, 1))[None, None].float() for mask in (first, second)]
+    common = {"include_background": True, "spacing": [3.0, 1.0, 0.8]}
+    found = surface_errors(first, second, (3.0, 1.0, 0.8), tolerance_mm=1.1)
+    oracle = monai.compute_hausdorff_distance(*tensors, percentile=95, **common)
+    assert found["hausdorff95_mm"] == pytest.approx(float(oracle), rel=1e-4)
+    oracle = monai.compute_average_surface_distance(*tensors, symmetric=True, **common)
+    assert found["mean_surface_mm"] == pytest.approx(float(oracle), rel=1e-4)
+    assert found["surface_dice"] == pytest.approx(
+        float(monai.compute_surface_dice(*tensors, [1.1], **common)), rel=1e-4
+    )

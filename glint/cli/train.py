@@ -1,6 +1,7 @@
 """`glint train`: stage 09, volumes, sentences and teacher tokens → a GLINT checkpoint and its curves."""
 
 import argparse
+import json
 import os
 from pathlib import Path
 
@@ -25,6 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--state", type=Path, required=True, help="folder of resumable states, one per configuration")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write; it is made whole")
+    parser.add_argument(
+        "--preparation",
+        type=json.loads,
+        default={},
+        metavar="JSON",
+        help="modality and the sections convert and resample of the configuration, for whoever uses the checkpoint",
+    )
+    parser.add_argument("--synthetic", action="store_true", help="the studies are the demo's; the model card says so")
     parser.add_argument("--threads", type=int, help="processor threads (default: train.threads)")
     add_time_limit_argument(parser)
     add_config_argument(parser)
@@ -36,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic with a fixed workspace only
     import torch
 
-    from glint.formats.checkpoint import write_checkpoint
+    from glint.formats.checkpoint import CARD, write_checkpoint
     from glint.model.pretrained import checkpoint_of
     from glint.model.text_encoder import load_sentence_encoder
     from glint.teachers.registry import load_teacher
@@ -44,7 +53,8 @@ def run(args: argparse.Namespace) -> None:
     from glint.training.distributed import ranks_of_this_job
     from glint.training.inputs import InputFiles, read_study_sets
     from glint.training.loop import train
-    from glint.training.start import new_model
+    from glint.training.model_card import model_card
+    from glint.training.start import new_model, preprocessing_of
 
     config = stage_config_from_args(args, TrainConfig)
     torch.set_num_threads(args.threads or config.threads)
@@ -80,15 +90,25 @@ def run(args: argparse.Namespace) -> None:
             limit=limit,
         )
         if ranks.first:
-            recipe = {
-                "windows": [list(window) for window in record.windows],
-                "patch": list(record.patch),
-                "grid": list(record.grid),
-            }
-            write_checkpoint(
-                args.out,
-                checkpoint_of(model, fingerprint={**fingerprint, "key": key}, input_recipe=recipe),
-                more={"curves.csv": curves_csv(finished.curves), "curves.png": curves_png(finished.curves)},
+            preprocessing = preprocessing_of(record, args.preparation)
+            checkpoint = checkpoint_of(
+                model,
+                fingerprint={**fingerprint, "key": key},
+                preprocessing=preprocessing,
+                findings=training.findings,
             )
+            card = model_card(
+                model,
+                training=training,
+                validation=validation,
+                teacher=record,
+                preprocessing=preprocessing,
+                calibration=checkpoint.calibration,
+                fingerprint=checkpoint.fingerprint,
+                curves=finished.curves,
+                synthetic=args.synthetic,
+            )
+            curves = {"curves.csv": curves_csv(finished.curves), "curves.png": curves_png(finished.curves)}
+            write_checkpoint(args.out, checkpoint, more={CARD: card, **curves})
             log(f"checkpoint: {args.out}   curves: {args.out / 'curves.png'}")
         ranks.wait()

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from glint.core.errors import FingerprintError, InputError
+from glint.core.errors import FingerprintError
 from glint.evaluation.zero_shot import AsksVolumes, Grid
 
 
@@ -24,21 +24,16 @@ def load_arm(folder: Path) -> LoadedArm:
     Raises:
         InputError: no checkpoint, or one that does not say how its input was made.
     """
-    from glint.formats.checkpoint import read_checkpoint
     from glint.model.pretrained import load_glint
 
-    recipe = read_checkpoint(folder).config.get("input", {})
-    try:
-        windows = tuple((float(low), float(high)) for low, high in recipe["windows"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{folder}: config.json lacks input.windows; train it again") from error
     model = load_glint(folder)
+    assert model.preprocessing is not None  # a folder without it does not load
     encoder = model.student.encoder
     return LoadedArm(
         model=model,
         grid=encoder.grid,
         volume_zyx=encoder.config.volume_zyx,
-        windows=windows,
+        windows=model.preprocessing.windows,
     )
 
 

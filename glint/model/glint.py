@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from glint.core.config.train import TrainConfig
+from glint.formats.checkpoint import Calibration, Preprocessing
 from glint.model.alignment import Alignment, global_alignment, pool_evidence
 from glint.model.gate import Gate, PatchTokens, TextQueries, unit
 from glint.model.student import Student
@@ -21,11 +23,18 @@ class Glint(nn.Module):
     """Student, text encoder, gate and the temperatures of the losses.
 
     Arm `glint` scores by gated evidence, `global_pooling` by the mean token (the CLIP-style baseline); all else is shared.
+    A model from a checkpoint folder also knows how its input is made (`preprocessing`), what turns its scores and gates into
+    probabilities and masks (`calibration`) and the sentences of its findings (`label_prompts`).
     """
+
+    preprocessing: Preprocessing | None
+    calibration: Calibration | None
+    label_prompts: dict[str, dict[str, str]]
 
     def __init__(self, config: TrainConfig, *, arm: Arm, student: Student, sentence_encoder: SentenceEncoder) -> None:
         super().__init__()
         self.config, self.arm = config, arm
+        self.preprocessing, self.calibration, self.label_prompts = None, None, {}
         model, loss, width = config.model, config.loss, student.encoder.width
         self.student = student
         self.text = TextEncoder(
@@ -50,6 +59,18 @@ class Glint(nn.Module):
         self.log_inverse_temperature = nn.Parameter(torch.tensor(-math.log(loss.temperature_init)))
         self.log_sigmoid_scale = nn.Parameter(torch.tensor(math.log(loss.sigmoid_scale_init)))
         self.sigmoid_bias = nn.Parameter(torch.tensor(loss.sigmoid_bias_init))
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str, *, device: torch.device | str = "cpu") -> "Glint":
+        """The trained model of a checkpoint folder, in eval mode; it needs that folder alone, and no network.
+
+        Raises:
+            InputError: no checkpoint of this version.
+            FingerprintError: weights are not those of training.
+        """
+        from glint.model.pretrained import load_glint
+
+        return load_glint(folder).to(device)
 
     @property
     def device(self) -> torch.device:

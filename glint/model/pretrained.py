@@ -1,60 +1,91 @@
 """A trained GLINT from its folder, and back."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from glint.core.config.train import TextConfig, TrainConfig
+from glint.core.config.train import TrainConfig
 from glint.core.errors import InputError
-from glint.formats.checkpoint import Checkpoint, read_checkpoint
+from glint.core.prompts import finding_prompt
+from glint.formats.checkpoint import TEXT_FOLDER, Calibration, Checkpoint, Preprocessing, read_checkpoint
 from glint.model.glint import ARMS, Arm, Glint
 from glint.model.student import Student
-from glint.model.text_encoder import SentenceEncoder, load_sentence_encoder
+from glint.model.text_encoder import SentenceEncoder, TransformerSentenceEncoder
 from glint.teachers.vjepa import EncoderConfig
 
+MODEL_TYPE = "glint"
 
-def checkpoint_of(model: Glint, *, fingerprint: Mapping[str, Any], input_recipe: Mapping[str, Any]) -> Checkpoint:
-    """Everything `load_glint` needs but a frozen sentence encoder, which is named with its SHA-256 instead."""
+
+def label_prompts(findings: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Finding → the sentences that state and deny it, those of training."""
+    return {
+        finding: {"present": finding_prompt(finding), "absent": finding_prompt(finding, absent=True)}
+        for finding in findings
+    }
+
+
+def calibration_of(model: Glint) -> Calibration:
+    """What training itself knows: the sigmoid loss fits scale and bias; a mask opens where the evidence outweighs the prior."""
+    bias = model.gate.bias if model.arm == "glint" else model.sigmoid_bias
+    return Calibration(
+        score_scale=model.sigmoid_scale.item(), score_bias=model.sigmoid_bias.item(), mask_offset=-bias.item()
+    )
+
+
+def checkpoint_of(
+    model: Glint, *, fingerprint: Mapping[str, Any], preprocessing: Preprocessing, findings: Sequence[str]
+) -> Checkpoint:
+    """Everything `load_glint` needs; `findings` are those that label prompts are written for."""
+    encoder, trained_with = model.text.sentence_encoder, model.config.model_dump(mode="json")
+    if model.config.text.source == "path":
+        trained_with["text"]["name"] = Path(model.config.text.name).name  # where it lay tells of the machine alone
     config = {
+        "model_type": MODEL_TYPE,
+        "architectures": ["Glint"],
         "arm": model.arm,
         "encoder": model.student.encoder.config.model_dump(mode="json"),
-        "input": dict(input_recipe),
-        "train": model.config.model_dump(mode="json"),
+        "train": trained_with,
     }
+    held = encoder.files(weights=not model.text.trainable) if isinstance(encoder, TransformerSentenceEncoder) else {}
     return Checkpoint(
         tensors=model.state_dict(),
         config=config,
         fingerprint=fingerprint,
-        text_encoder=model.config.text.model_dump(mode="json"),
+        preprocessing=preprocessing,
+        calibration=calibration_of(model),
+        label_prompts=label_prompts(findings),
+        text_files=held,
     )
 
 
 def load_glint(folder: Path | str, *, sentence_encoder: SentenceEncoder | None = None) -> Glint:
-    """The model of a checkpoint folder, on the CPU, in eval mode; every weight must fit.
+    """The model of a checkpoint folder, on the CPU, in eval mode; every weight must fit. Nothing is fetched.
 
-    `sentence_encoder` takes the place of the one that `text_encoder.json` names.
+    `sentence_encoder` takes the place of the one in the folder.
 
     Raises:
         InputError: the folder is no checkpoint of this version.
-        FingerprintError: the sentence encoder's weights are not those of training.
+        FingerprintError: weights are not those of training.
     """
     checkpoint = read_checkpoint(Path(folder))
     try:
         config = TrainConfig.model_validate(checkpoint.config["train"], strict=False)
         encoder_config = EncoderConfig.model_validate(checkpoint.config["encoder"])
-        text = TextConfig.model_validate(checkpoint.text_encoder, strict=False)
         arm: Arm = checkpoint.config["arm"]
         if arm not in ARMS:
             raise ValueError(f"unknown arm {arm!r}")
         student = Student(encoder_config, adapter_blocks=config.model.adapter_blocks)
-        model = Glint(
-            config, arm=arm, student=student, sentence_encoder=sentence_encoder or load_sentence_encoder(text)
-        )
+        sentence_encoder = sentence_encoder or TransformerSentenceEncoder(
+            str(Path(folder) / TEXT_FOLDER), max_tokens=config.text.max_tokens, weights=not config.text.trainable
+        ).requires_grad_(config.text.trainable)
+        model = Glint(config, arm=arm, student=student, sentence_encoder=sentence_encoder)
         model.load_state_dict(dict(checkpoint.tensors), strict=True)
-    except (ValidationError, KeyError, ValueError, RuntimeError) as error:
+    except (ValidationError, KeyError, ValueError, RuntimeError, OSError) as error:
         raise InputError(
             f"{folder}: not a checkpoint of this version ({' '.join(str(error).split())[:200]}); train it again"
         ) from error
+    model.preprocessing, model.calibration = checkpoint.preprocessing, checkpoint.calibration
+    model.label_prompts = {name: dict(prompts) for name, prompts in checkpoint.label_prompts.items()}
     return model.eval()

@@ -14,6 +14,13 @@ from glint.core.provenance import sha256_file
 from glint.model.gate import TextQueries, unit
 
 SENTENCES_PER_PASS = 64
+ENCODER_FILES = frozenset(
+    {
+        "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+        "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model",
+    }
+)  # fmt: skip
+"""What transformers reads of a text encoder; `model.safetensors` in one piece."""
 
 
 class SentenceEncoder(Protocol):
@@ -61,15 +68,20 @@ def text_model_location(config: TextConfig) -> str:
 class TransformerSentenceEncoder(nn.Module):
     """A transformers encoder, mean-pooled over its tokens, L2-normalised."""
 
-    def __init__(self, folder: str, *, max_tokens: int) -> None:
+    def __init__(self, folder: str, *, max_tokens: int, weights: bool = True) -> None:
+        """`weights` False leaves the model as it is initialised, for a caller that has its weights elsewhere."""
         super().__init__()
-        from transformers import AutoModel, AutoTokenizer
+        from transformers import AutoConfig, AutoModel, AutoTokenizer
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        self.max_tokens = max_tokens
+        self.folder, self.max_tokens = Path(folder), max_tokens
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self.model: Any = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        self.model: Any = (
+            AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+            if weights
+            else AutoModel.from_config(AutoConfig.from_pretrained(folder, local_files_only=True))
+        )
         # Dropout stays off also while fine-tuning, so that a resumed run repeats an undisturbed one.
         self.model.eval()
         self.width = int(self.model.config.hidden_size)
@@ -77,6 +89,11 @@ class TransformerSentenceEncoder(nn.Module):
     def train(self, mode: bool = True) -> "TransformerSentenceEncoder":
         """Ignore the mode: see above."""
         return self
+
+    def files(self, *, weights: bool) -> dict[str, Path]:
+        """Name → file of what it takes to build this encoder again from its folder, with or without its weights."""
+        names = ENCODER_FILES if weights else ENCODER_FILES - {"model.safetensors"}
+        return {name: self.folder / name for name in sorted(names) if (self.folder / name).is_file()}
 
     def embed(self, sentences: Sequence[str]) -> Tensor:
         """(T, H) unit vectors."""
@@ -97,7 +114,7 @@ def load_sentence_encoder(config: TextConfig) -> TransformerSentenceEncoder:
 class TextEncoder(nn.Module):
     """Sentences → queries t = n(W_t h) and q = n(W_q h), where h is a trainable layer over the sentence vector.
 
-    A frozen sentence encoder is kept out of the parameters and of the checkpoint; each sentence passes it once.
+    A frozen sentence encoder is kept out of the parameters; each sentence passes it once.
     """
 
     mean_H: Tensor

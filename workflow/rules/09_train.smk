@@ -27,11 +27,16 @@ rule train:
         state="state/{modality}/09_train/{arm}",
         launcher=launcher(),
         limit=time_limit(),
+        preparation=preparation_json(),
+        synthetic=lambda wildcards: (
+            "--synthetic" if made_by_the_demo(wildcards.modality) else ""
+        ),
     shell:
         recorded(
             "{params.launcher} python -m glint train --arm {wildcards.arm} --resampled {input.resampled} "
             "--sections {input.sections} --split {input.split} --teacher {params.teacher} "
             "--features {input.features} --state {params.state} --out {params.out} {params.limit} "
+            "--preparation {params.preparation:q} {params.synthetic} "
             "--config {params.config:q}"
         )
 

@@ -8,6 +8,26 @@ def slice_json(stage):
     )
 
 
+def preparation_json():
+    """Parameter function: how volumes are made, as JSON; a checkpoint carries it to whoever uses the model."""
+    return lambda wildcards: json.dumps(
+        {"modality": wildcards.modality}
+        | {
+            stage: stage_slice(CONFIG, stage, wildcards.modality)
+            for stage in ("convert", "resample")
+        },
+        sort_keys=True,
+    )
+
+
+def made_by_the_demo(modality):
+    """Whether every raw folder is the synthetic hospital's."""
+    folders = section("index", modality).raw_dirs
+    return all(
+        folder.startswith(f"restricted/{modality}/00_demo") for folder in folders
+    )
+
+
 def only(stage):
     """Wildcard constraint: the modalities that the stage works on."""
     return "|".join(modalities_of(stage))

@@ -32,7 +32,7 @@ def load_arm(folder: Path) -> LoadedArm:
     return LoadedArm(
         model=model,
         grid=encoder.grid,
-        volume_zyx=encoder.config.volume_zyx,
+        volume_zyx=encoder.volume_zyx,
         windows=model.preprocessing.windows,
     )
 

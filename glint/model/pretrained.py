@@ -13,7 +13,7 @@ from glint.formats.checkpoint import TEXT_FOLDER, Calibration, Checkpoint, Prepr
 from glint.model.glint import ARMS, Arm, Glint
 from glint.model.student import Student
 from glint.model.text_encoder import SentenceEncoder, TransformerSentenceEncoder
-from glint.teachers.vjepa import EncoderConfig
+from glint.teachers.registry import build_encoder, description_of
 
 MODEL_TYPE = "glint"
 
@@ -45,7 +45,7 @@ def checkpoint_of(
         "model_type": MODEL_TYPE,
         "architectures": ["Glint"],
         "arm": model.arm,
-        "encoder": model.student.encoder.config.model_dump(mode="json"),
+        "encoder": description_of(model.student.encoder),
         "train": trained_with,
     }
     held = encoder.files(weights=not model.text.trainable) if isinstance(encoder, TransformerSentenceEncoder) else {}
@@ -72,17 +72,16 @@ def load_glint(folder: Path | str, *, sentence_encoder: SentenceEncoder | None =
     checkpoint = read_checkpoint(Path(folder))
     try:
         config = TrainConfig.model_validate(checkpoint.config["train"], strict=False)
-        encoder_config = EncoderConfig.model_validate(checkpoint.config["encoder"])
         arm: Arm = checkpoint.config["arm"]
         if arm not in ARMS:
             raise ValueError(f"unknown arm {arm!r}")
-        student = Student(encoder_config, adapter_blocks=config.model.adapter_blocks)
+        student = Student(build_encoder(checkpoint.config["encoder"]), adapter_blocks=config.model.adapter_blocks)
         sentence_encoder = sentence_encoder or TransformerSentenceEncoder(
             str(Path(folder) / TEXT_FOLDER), max_tokens=config.text.max_tokens, weights=not config.text.trainable
         ).requires_grad_(config.text.trainable)
         model = Glint(config, arm=arm, student=student, sentence_encoder=sentence_encoder)
         model.load_state_dict(dict(checkpoint.tensors), strict=True)
-    except (ValidationError, KeyError, ValueError, RuntimeError, OSError) as error:
+    except (InputError, ValidationError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
         raise InputError(
             f"{folder}: not a checkpoint of this version ({' '.join(str(error).split())[:200]}); train it again"
         ) from error

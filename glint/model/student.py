@@ -5,17 +5,20 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from glint.teachers.vjepa import LAYER_NORM_EPSILON, Block, Encoded, EncoderConfig, VisionTransformer3D
+from glint.teachers.encoder import Encoded, Encoder
+from glint.teachers.registry import build_encoder, description_of
+from glint.teachers.vjepa import LAYER_NORM_EPSILON, Block
 
 
 class Student(nn.Module):
-    """Encoder and adapter blocks. No dropout, no jitter: in train mode a fresh student equals its teacher exactly."""
+    """Encoder of any family and adapter blocks. No dropout, no jitter: in train mode a fresh student equals its teacher exactly."""
 
-    def __init__(self, config: EncoderConfig, *, adapter_blocks: int = 0) -> None:
+    def __init__(self, encoder: Encoder, *, adapter_blocks: int = 0) -> None:
         super().__init__()
-        self.encoder = VisionTransformer3D(config)
-        self.adapter = nn.ModuleList(Block(config.width, config.heads, config.mlp_ratio) for _ in range(adapter_blocks))
-        self.adapter_norm = nn.LayerNorm(config.width, eps=LAYER_NORM_EPSILON) if adapter_blocks else nn.Identity()
+        self.encoder = encoder.made_trainable()
+        width = encoder.width
+        self.adapter = nn.ModuleList(Block(width, encoder.heads, encoder.mlp_ratio) for _ in range(adapter_blocks))
+        self.adapter_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPSILON) if adapter_blocks else nn.Identity()
         for block in self.adapter:
             assert isinstance(block, Block)
             # A block whose outputs are zero is the identity: training starts from the teacher's tokens.
@@ -24,9 +27,9 @@ class Student(nn.Module):
                 nn.init.zeros_(linear.bias)  # type: ignore[arg-type]
 
     @classmethod
-    def from_teacher(cls, teacher: VisionTransformer3D, *, adapter_blocks: int = 0) -> "Student":
+    def from_teacher(cls, teacher: Encoder, *, adapter_blocks: int = 0) -> "Student":
         """A student with a copy of the teacher's weights."""
-        student = cls(teacher.config, adapter_blocks=adapter_blocks)
+        student = cls(build_encoder(description_of(teacher)), adapter_blocks=adapter_blocks)
         student.encoder.load_state_dict(teacher.state_dict())
         return student
 

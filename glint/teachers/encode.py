@@ -20,8 +20,8 @@ from glint.core.progress import log, track
 from glint.core.provenance import code_digest, digest, sha256_file
 from glint.formats.feature_cache import SCHEMA_VERSION, Tokens, as_float16, write_cache
 from glint.formats.manifest import manifest_frame, read_manifest, write_manifest
+from glint.teachers.encoder import check_layers
 from glint.teachers.registry import FrozenTeacher, TeacherRecord
-from glint.teachers.vjepa import check_layers
 from glint.teachers.volumes import Channels, Source, VolumeWindows, patch_coverage, read_sources
 
 FINAL = "final"

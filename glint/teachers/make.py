@@ -12,20 +12,14 @@ import torch
 
 from glint.core.atomic import atomic_directory, write_json
 from glint.core.config.teacher import TeacherConfig
-from glint.core.errors import FingerprintError
+from glint.core.errors import FingerprintError, InputError
 from glint.core.progress import log
 from glint.core.provenance import code_digest, digest, sha256_file
 from glint.core.stopping import TimeLimit
 from glint.teachers.pretrain import pretrain
-from glint.teachers.registry import (
-    TEACHER_NAME,
-    FrozenTeacher,
-    HubVjepa2,
-    SmallVjepa,
-    TeacherRecord,
-    encoder_from_path,
-)
-from glint.teachers.vjepa import WEIGHTS_NAME, EncoderConfig
+from glint.teachers.registry import TEACHER_NAME, WEIGHTS_NAME, FrozenTeacher, TeacherRecord
+from glint.teachers.sources import open_encoder
+from glint.teachers.vjepa import EncoderConfig, VisionTransformer3D
 from glint.teachers.volumes import Channels, Source, VolumeWindows, training_sources, volume_shape
 
 Curves = list[dict[str, float]]
@@ -70,7 +64,7 @@ def make_teacher(
     with atomic_directory(out) as folder:
         teacher.save_weights(folder)
         sha256 = sha256_file(folder / WEIGHTS_NAME)
-        if config.source != "path" and config.sha256 not in (None, sha256):
+        if config.source == "pretrain" and config.sha256 not in (None, sha256):
             raise FingerprintError(
                 f"teacher.sha256: these weights are {sha256}, the configuration pins {config.sha256}; correct one of them"
             )
@@ -104,21 +98,31 @@ def _teacher(
     state_dir: Path | None,
     limit: TimeLimit | None,
 ) -> tuple[FrozenTeacher, Curves]:
-    if config.source == "hub":
-        return HubVjepa2.fetch(str(config.location), volume_zyx, revision=config.revision), []
-    shape = encoder_config(config, volume_zyx)
-    if config.source == "path":
-        return SmallVjepa(encoder_from_path(Path(str(config.location)), shape, sha256=config.sha256)), []
+    if config.source != "pretrain":
+        encoder = open_encoder(
+            config.name,
+            config.source,
+            str(config.location),
+            volume_zyx,
+            revision=config.revision,
+            sha256=config.sha256,
+            small=encoder_config(config, volume_zyx) if config.name == VisionTransformer3D.family else None,
+        )
+        if len(config.windows) not in (1, encoder.channels):
+            raise InputError(
+                f"teacher.windows: {config.name} takes {encoder.channels} channels, or 1 that is repeated, not {len(config.windows)}"
+            )
+        return FrozenTeacher(encoder), []
     made = pretrain(
         VolumeWindows(sources=sources, channels=channels),
-        shape,
+        encoder_config(config, volume_zyx),
         config.pretrain,
         seed=config.seed,
         key=_state_key(config, sources),
         state_dir=state_dir,
         limit=limit,
     )
-    return SmallVjepa(made.encoder), made.curves
+    return FrozenTeacher(made.encoder), made.curves
 
 
 def _state_key(config: TeacherConfig, sources: Sequence[Source]) -> str:

@@ -80,7 +80,9 @@ class Predictor(nn.Module):
         width, levels = config.predictor_width, len(config.levels)
         self.enter = nn.Linear(levels * encoder.width, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.rotary = RotaryTable(encoder.grid, width // config.predictor_heads, encoder.position_base)
+        self.rotary = RotaryTable(
+            grid_coordinates(encoder.grid), width // config.predictor_heads, encoder.position_base
+        )
         absolute = sincos_embedding(grid_coordinates(encoder.grid), width, encoder.position_base)
         self.register_buffer("absolute", absolute, persistent=False)
         self.blocks = nn.ModuleList(

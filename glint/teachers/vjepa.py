@@ -8,23 +8,17 @@ Shape letters: B volumes, C window channels, Z Y X voxels, N patch tokens, K kep
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from glint.core.atomic import atomic_directory, write_json
-from glint.core.errors import InputError
+from glint.teachers.encoder import Encoded, Encoder, check_layers
 
-CONFIG_NAME = "config.json"
-WEIGHTS_NAME = "model.safetensors"
 LAYER_NORM_EPSILON = 1e-6
 
 
@@ -66,18 +60,6 @@ class EncoderConfig(BaseModel):
     def tokens(self) -> int:
         """Patches of one volume."""
         return math.prod(self.grid)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Encoded:
-    """What an encoder returns.
-
-    `patch_tokens_BND` are the final tokens after the last LayerNorm. `hidden[l]` (B, N, D) is the output of block l
-    before that LayerNorm, for the asked layers only; block 0 is the first block, not the embedding.
-    """
-
-    patch_tokens_BND: Tensor
-    hidden: dict[int, Tensor] = field(default_factory=dict)
 
 
 def grid_coordinates(grid: tuple[int, int, int]) -> Tensor:
@@ -179,7 +161,7 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.kernel = heads, "sdpa"
         self.qkv = nn.Linear(width, 3 * width)
         self.output = nn.Linear(width, width)
 
@@ -190,8 +172,20 @@ class Attention(nn.Module):
         query, key, value = qkv.unbind(0)
         if rotation is not None:
             query, key = rotate(query, *rotation), rotate(key, *rotation)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask_B11N)
+        if self.kernel == "eager":
+            mixed = eager_attention(query, key, value, mask_B11N)
+        else:
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask_B11N)
         return self.output(mixed.transpose(1, 2).reshape(batch, count, width))  # type: ignore[no-any-return]
+
+
+def eager_attention(query: Tensor, key: Tensor, value: Tensor, mask_B11N: Tensor | None) -> Tensor:
+    """Softmax attention in two matrix products; faster than the fused kernel for few tokens on some processors."""
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+    if mask_B11N is not None:
+        scores = scores.masked_fill(~mask_B11N, -math.inf)
+    mixed: Tensor = scores.softmax(dim=-1) @ value
+    return mixed
 
 
 class Block(nn.Module):
@@ -231,14 +225,14 @@ def initialise(module: nn.Module, blocks: Iterable[Block]) -> None:
 
 
 class RotaryTable(nn.Module):
-    """Cosines and sines of every grid position, computed once; picked per volume when tokens were dropped."""
+    """Cosines and sines of every position (N, 3), computed once; picked per volume when tokens were dropped."""
 
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, grid: tuple[int, int, int], head_width: int, base: float) -> None:
+    def __init__(self, coordinates_N3: Tensor, head_width: int, base: float) -> None:
         super().__init__()
-        angles = rotary_angles(grid_coordinates(grid), head_width, base)
+        angles = rotary_angles(coordinates_N3, head_width, base)
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
 
@@ -250,21 +244,24 @@ class RotaryTable(nn.Module):
         return cos[keep_BK][:, None], sin[keep_BK][:, None]
 
 
-class VisionTransformer3D(nn.Module):
-    """Volume (B, C, Z, Y, X) in [0, 1] → patch tokens (B, N, D). No CLS token, no registers."""
+class VisionTransformer3D(Encoder):
+    """Our own encoder, pretrained on the training split. No CLS token, no registers."""
 
+    family = "vjepa_small"
     absolute: Tensor
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
+        self.volume_zyx, self.patch_zyx, self.channels = config.volume_zyx, config.patch_zyx, config.channels
+        self.width, self.heads, self.mlp_ratio = config.width, config.heads, config.mlp_ratio
         self.patch_embedding = PatchEmbedding(config)
         self.blocks = nn.ModuleList(Block(config.width, config.heads, config.mlp_ratio) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width, eps=LAYER_NORM_EPSILON)
         self.rotary = (
             None
             if config.positions == "sincos"
-            else RotaryTable(config.grid, config.width // config.heads, config.position_base)
+            else RotaryTable(grid_coordinates(config.grid), config.width // config.heads, config.position_base)
         )
         absolute = sincos_embedding(grid_coordinates(config.grid), config.width, config.position_base)
         self.register_buffer(
@@ -274,32 +271,27 @@ class VisionTransformer3D(nn.Module):
         self.patch_embedding.initialise()
 
     @property
-    def grid(self) -> tuple[int, int, int]:
-        """Patches along (z, y, x); token n is patch (n // (gy * gx), n // gx % gy, n % gx)."""
-        return self.config.grid
+    def architecture(self) -> dict[str, Any]:
+        """The configuration."""
+        return self.config.model_dump(mode="json")
 
-    @property
-    def width(self) -> int:
-        """Token width D."""
-        return self.config.width
+    @classmethod
+    def from_architecture(cls, architecture: Mapping[str, Any]) -> Self:
+        """An encoder with fresh weights."""
+        return cls(EncoderConfig.model_validate(architecture))
 
-    @property
-    def depth(self) -> int:
-        """Number of blocks."""
-        return self.config.depth
+    def attention_kernel(self, kind: str) -> None:
+        """`sdpa` or `eager`."""
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            block.attention.kernel = kind
 
     def patches(self, volume_BCZYX: Tensor) -> Tensor:
         """Flat patches (B, N, C · pz · py · px).
 
         Raises InputError when the volume has another shape than the encoder was built for.
         """
-        expected = (self.config.channels, *self.config.volume_zyx)
-        if tuple(volume_BCZYX.shape[1:]) != expected:
-            raise InputError(
-                f"encoder takes volumes of shape (C, Z, Y, X) = {expected}, got {tuple(volume_BCZYX.shape[1:])}: "
-                "resample to the encoder's grid, or build the encoder for this one"
-            )
-        return patchify(volume_BCZYX, self.config.patch_zyx)
+        return patchify(self.checked(volume_BCZYX), self.patch_zyx)
 
     def forward(
         self,
@@ -341,54 +333,8 @@ class VisionTransformer3D(nn.Module):
                 hidden[index] = tokens
         return Encoded(patch_tokens_BND=self.norm(tokens), hidden=hidden)
 
-    def save(self, folder: Path) -> None:
-        """Write config.json and model.safetensors into `folder`, which is swapped in whole."""
-        with atomic_directory(folder) as temporary:
-            write_encoder(self, temporary)
-
-    @classmethod
-    def load(cls, folder: Path) -> VisionTransformer3D:
-        """Read what `save` wrote. Raises InputError for missing, foreign or incomplete files."""
-        return read_encoder(folder)
-
-
-def check_layers(layers: Iterable[int], depth: int) -> frozenset[int]:
-    """The asked layers as a set. Raises InputError for a layer the encoder does not have."""
-    wanted = frozenset(layers)
-    if unknown := sorted(layer for layer in wanted if not 0 <= layer < depth):
-        raise InputError(f"encoder has blocks 0 to {depth - 1}, not {unknown}")
-    return wanted
-
 
 def key_mask(valid_BN: Tensor) -> Tensor:
     """Boolean SDPA mask (B, 1, 1, N). A volume without any valid token attends everywhere, for a softmax over nothing is NaN."""
     usable = valid_BN | ~valid_BN.any(dim=1, keepdim=True)
     return usable[:, None, None, :]
-
-
-def write_encoder(encoder: VisionTransformer3D, folder: Path) -> None:
-    """config.json and model.safetensors into an existing folder; weights in float32."""
-    from safetensors.torch import save_file
-
-    weights = {name: tensor.detach().float().contiguous() for name, tensor in encoder.state_dict().items()}
-    save_file(weights, folder / WEIGHTS_NAME)
-    (folder / WEIGHTS_NAME).chmod(0o644)  # safetensors leaves files that only their owner can read
-    write_json(folder / CONFIG_NAME, encoder.config.model_dump(mode="json"))
-
-
-def read_encoder(folder: Path) -> VisionTransformer3D:
-    """Encoder from a folder of `write_encoder`. Raises InputError naming the file and what is wrong with it."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    config_path, weights_path = folder / CONFIG_NAME, folder / WEIGHTS_NAME
-    for path in (config_path, weights_path):
-        if not path.is_file():
-            raise InputError(f"{path}: no such file; an encoder folder holds {CONFIG_NAME} and {WEIGHTS_NAME}")
-    try:
-        config = EncoderConfig.model_validate(json.loads(config_path.read_text()))
-        encoder = VisionTransformer3D(config)
-        encoder.load_state_dict(load_file(weights_path), strict=True)
-    except (ValidationError, ValueError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"{folder}: not an encoder of this version: {' '.join(str(error).split())[:300]}") from error
-    return encoder

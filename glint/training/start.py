@@ -13,21 +13,10 @@ from glint.formats.checkpoint import Preprocessing
 from glint.model.glint import Arm, Glint
 from glint.model.student import Student
 from glint.model.text_encoder import SentenceEncoder
-from glint.teachers.registry import FrozenTeacher, SmallVjepa, TeacherRecord
+from glint.teachers.registry import FrozenTeacher, TeacherRecord
 from glint.training.dataset import StudySet
 
 WHITENING_TOKENS = 100_000
-
-
-def student_of(teacher: FrozenTeacher, config: TrainConfig) -> Student:
-    """A student with the teacher's architecture and weights.
-
-    Raises:
-        ConfigError: no student is built for the teacher's family.
-    """
-    if not isinstance(teacher, SmallVjepa):
-        raise ConfigError(f"train: a student can start from teachers of family vjepa_small, not {teacher.name!r}")
-    return Student.from_teacher(teacher.encoder, adapter_blocks=config.model.adapter_blocks)
 
 
 def new_model(
@@ -36,7 +25,8 @@ def new_model(
     """The model at step 0, the same for the same seed and data. Leaves the global generator as it found it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(config.seed, "model"))
-        model = Glint(config, arm=arm, student=student_of(teacher, config), sentence_encoder=sentence_encoder)
+        student = Student.from_teacher(teacher.encoder, adapter_blocks=config.model.adapter_blocks)
+        model = Glint(config, arm=arm, student=student, sentence_encoder=sentence_encoder)
         model.text.fit_standardisation(training.queries.texts)
         last = model.student.encoder.depth - 1
         if config.model.whiten_ridge is not None:

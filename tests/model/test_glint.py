@@ -8,7 +8,7 @@ from sentence_stub import BagOfWords
 from glint.core.config.train import ModelConfig, TrainConfig
 from glint.model.glint import ARMS, Arm, Glint
 from glint.model.student import Student
-from glint.teachers.vjepa import EncoderConfig
+from glint.teachers.vjepa import EncoderConfig, VisionTransformer3D
 
 ENCODER = EncoderConfig(volume_zyx=(16, 16, 24), patch_zyx=(8, 8, 8), width=48, depth=2, heads=1)
 
@@ -16,7 +16,7 @@ ENCODER = EncoderConfig(volume_zyx=(16, 16, 24), patch_zyx=(8, 8, 8), width=48, 
 def make_model(arm: Arm = "glint") -> Glint:
     torch.manual_seed(0)
     config = TrainConfig(model=ModelConfig(value_width=16, gate_width=8))
-    return Glint(config, arm=arm, student=Student(ENCODER), sentence_encoder=BagOfWords())
+    return Glint(config, arm=arm, student=Student(VisionTransformer3D(ENCODER)), sentence_encoder=BagOfWords())
 
 
 def test_patches_enter_both_spaces_through_norm_and_map() -> None:

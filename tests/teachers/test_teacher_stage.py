@@ -25,8 +25,7 @@ from glint.formats.nifti import write_nifti
 from glint.prepare.resample import window_channels
 from glint.teachers.encode import encode_shard
 from glint.teachers.make import make_teacher
-from glint.teachers.registry import load_teacher
-from glint.teachers.vjepa import VisionTransformer3D
+from glint.teachers.registry import load_teacher, read_encoder
 from glint.teachers.volumes import patch_coverage, shift_volume, training_sources
 
 TEACHER = {
@@ -111,7 +110,7 @@ def test_a_frozen_teacher_can_not_be_trained(made):
 
 def test_the_cache_holds_what_the_encoder_says_of_each_volume(made):
     cache = cache_of(made)
-    encoder = VisionTransformer3D.load(made / "07_teacher").eval()
+    encoder = read_encoder(made / "07_teacher").eval()
     table = {row["study_id"]: row for row in rows_of(made).to_dicts()}
     for number in range(4):
         channels = window_channels(volume(number), ((-1000.0, 400.0), (-200.0, 200.0)))
@@ -222,7 +221,7 @@ def test_weights_from_a_path_are_taken_whole_and_pinned(made, tmp_path, form):
     folder = made / "07_teacher"
     location = {"folder": folder, "safetensors": folder / "model.safetensors", "pt": tmp_path / "weights.pt"}[form]
     if form == "pt":
-        torch.save(VisionTransformer3D.load(folder).state_dict(), location)
+        torch.save(read_encoder(folder).state_dict(), location)
     pinned = sha256_file(folder / "model.safetensors" if form == "folder" else location)
     arguments = (
         [made / "04_resample/shard-000/manifest.parquet"],

@@ -9,7 +9,7 @@ from glint.core.config.train import SentenceConfig, TrainConfig
 from glint.model.glint import Arm, Glint
 from glint.prepare.resample import window_channels
 from glint.prepare.sections.sentence_classes import sentence_class
-from glint.teachers.registry import SmallVjepa
+from glint.teachers.registry import FrozenTeacher
 from glint.teachers.vjepa import EncoderConfig, VisionTransformer3D
 from glint.training.dataset import StudySet, study_texts
 from glint.training.start import new_model
@@ -53,7 +53,7 @@ def cohort(studies: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray, pl.D
 
 
 def study_set(
-    studies: int, *, seed: int = 0, sentences: SentenceConfig | None = None, teacher: SmallVjepa | None = None
+    studies: int, *, seed: int = 0, sentences: SentenceConfig | None = None, teacher: FrozenTeacher | None = None
 ) -> tuple[StudySet, np.ndarray]:
     """The studies, and their lesions as (study, finding, patch) booleans."""
     volume, lesion, said, stated = cohort(studies, seed=seed)
@@ -79,9 +79,9 @@ def study_set(
     )
 
 
-def small_teacher() -> SmallVjepa:
+def small_teacher() -> FrozenTeacher:
     torch.manual_seed(11)
-    return SmallVjepa(VisionTransformer3D(ENCODER))
+    return FrozenTeacher(VisionTransformer3D(ENCODER))
 
 
 def small_model(config: TrainConfig, training: StudySet, *, arm: Arm = "glint") -> Glint:

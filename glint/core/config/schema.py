@@ -18,6 +18,7 @@ from glint.core.config.convert import ConvertConfig, FilmConvertConfig
 from glint.core.config.deidentify import DeidentifyConfig
 from glint.core.config.demo import DemoConfig
 from glint.core.config.evaluate import EvaluateConfig
+from glint.core.config.families import FAMILIES
 from glint.core.config.features import FeaturesConfig
 from glint.core.config.index import FilmIndexConfig, IndexConfig
 from glint.core.config.resample import FilmResampleConfig, ResampleConfig
@@ -77,12 +78,15 @@ class Config(StageConfig):
                     "remove key_file and set GLINT_DEID_KEY_FILE to a key of your own"
                 )
         for modality in modalities_of("teacher"):
-            grid = getattr(self.resample, modality).grid
-            patch = getattr(self.teacher, modality).encoder.patch
+            teacher, grid = getattr(self.teacher, modality), tuple(getattr(self.resample, modality).grid)
+            patch, family = teacher.encoder.patch, FAMILIES[teacher.name]
+            where = f"teacher.{modality}.encoder.patch {tuple(patch)}"
+            if teacher.source != "pretrain" and family.patch_zyx is not None:
+                patch, where = family.patch_zyx, f"the patch {family.patch_zyx} of {teacher.name}"
             if any(size % edge for size, edge in zip(grid, patch, strict=True)):
-                raise ValueError(
-                    f"resample.{modality}.grid {tuple(grid)} is no multiple of teacher.{modality}.encoder.patch {tuple(patch)}"
-                )
+                raise ValueError(f"resample.{modality}.grid {grid} is no multiple of {where}")
+            if teacher.source != "pretrain" and family.square and grid[1] != grid[2]:
+                raise ValueError(f"resample.{modality}.grid {grid}: {teacher.name} takes square slices")
         return self
 
 

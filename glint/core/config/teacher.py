@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from glint.core.config.base import StageConfig
+from glint.core.config.families import FAMILIES
 from glint.core.config.grids import WINDOWS_HU
 
 Window = tuple[float, float]
@@ -110,13 +111,14 @@ class TeacherConfig(StageConfig):
     """Stage 07."""
 
     source: Literal["pretrain", "path", "hub"] = Field(
-        default="pretrain", description="pretrain here; path: a file or folder of weights; hub: a transformers model id"
+        default="pretrain",
+        description="pretrain here; path: a folder or file of weights; hub: a transformers model id, from the local cache",
     )
     name: str = Field(
-        default="vjepa_small", pattern=r"^[a-z0-9_]+$", description="family in the registry: vjepa_small or vjepa2_hub"
+        default="vjepa_small", description=f"family: {', '.join(FAMILIES)}; `glint teachers list` tells more"
     )
     location: str | None = Field(
-        default=None, description="path: folder, .safetensors or .pt; hub: model id or local folder"
+        default=None, description="path: folder, .safetensors or torch checkpoint; hub: model id, such as facebook/…"
     )
     revision: str | None = Field(
         default=None, description="hub: commit of the model; null takes what is in the local cache"
@@ -161,10 +163,19 @@ class TeacherConfig(StageConfig):
     def _consistent(self) -> "TeacherConfig":
         if self.source != "pretrain" and self.location is None:
             raise ValueError(f"source {self.source!r} needs location")
-        if (self.source == "hub") != (self.name == "vjepa2_hub"):
-            raise ValueError(f"source {self.source!r} and name {self.name!r} don't fit: hub goes with vjepa2_hub")
+        if self.name not in FAMILIES:
+            raise ValueError(f"no family {self.name!r}; known are {', '.join(FAMILIES)}")
+        family = FAMILIES[self.name]
+        if self.source not in family.sources:
+            raise ValueError(f"source {self.source!r}: {self.name} comes from {' or '.join(family.sources)}")
         if not self.windows or any(low >= high for low, high in self.windows):
             raise ValueError("windows: every window is (low, high) with low < high, and there is at least one")
+        if self.source != "pretrain":
+            if family.channels is not None and len(self.windows) not in (1, family.channels):
+                raise ValueError(
+                    f"{len(self.windows)} windows: {self.name} takes {family.channels} channels (or 1, repeated)"
+                )
+            return self
         if unknown := [level for level in self.pretrain.levels if not 0 <= level < self.encoder.depth]:
             raise ValueError(f"pretrain.levels {unknown} are not among blocks 0 to {self.encoder.depth - 1}")
         return self

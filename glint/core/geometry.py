@@ -6,6 +6,7 @@ millimetres are LPS or RAS: `glint.formats` turns the one into the other.
 """
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from glint.core.errors import GeometryError
 
 Floats = NDArray[np.float64]
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 def slice_normal(orientation: ArrayLike) -> Floats:
@@ -147,7 +149,7 @@ def nearest_world_axes(affine: ArrayLike) -> tuple[tuple[int, int, int], tuple[i
     return (axes[0], axes[1], axes[2]), (signs[0], signs[1], signs[2])
 
 
-def reorient(volume_ZYX: NDArray[np.generic], affine: ArrayLike) -> tuple[NDArray[np.generic], Floats]:
+def reorient(volume_ZYX: NDArray[Scalar], affine: ArrayLike) -> tuple[NDArray[Scalar], Floats]:
     """Flip and permute the axes so that x, y, z run along the positive world axes, as closely as they can.
 
     No value is interpolated. Returns a view of the array and the affine of the new order; a slanted or oblique

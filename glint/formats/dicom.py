@@ -191,7 +191,7 @@ def is_dicom(path: Path | str) -> bool:
         return head[128:] == b"DICM" or _looks_bare(head, os.fstat(handle.fileno()).st_size)
 
 
-def _fragments_complete(handle: BinaryIO, offset: int, size: int) -> bool:
+def fragments_complete(handle: BinaryIO, offset: int, size: int) -> bool:
     """Walk the items of encapsulated Pixel Data from `offset` to the sequence delimiter."""
     while offset + 8 <= size:
         handle.seek(offset)
@@ -214,7 +214,7 @@ def _pixel_state(handle: BinaryIO, dataset: Dataset, offset: int, size: int) -> 
     start = offset + (12 if explicit else 8)
     length = struct.unpack_from("<I", head, 8 if explicit else 4)[0] if start <= size else 0
     if length == UNDEFINED_LENGTH:
-        return "complete" if _fragments_complete(handle, start, size) else "truncated"
+        return "complete" if fragments_complete(handle, start, size) else "truncated"
     sizes = [_number(dataset, keyword) for keyword in ("Rows", "Columns", "BitsAllocated", "SamplesPerPixel")]
     rows, columns, bits, samples = (value or 0 for value in sizes)
     expected = rows * columns * (samples or 1) * (_number(dataset, "NumberOfFrames") or 1) * bits // 8

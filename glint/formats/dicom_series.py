@@ -1,20 +1,27 @@
 """The slices of one DICOM series as a volume: geometry from headers, HU from pixels."""
 
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pydicom
 from numpy.typing import ArrayLike, NDArray
 from pydicom.dataset import Dataset
-from pydicom.multival import MultiValue
 from pydicom.pixels import iter_pixels, pixel_array
-from pydicom.uid import CTImageStorage, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
+from pydicom.uid import (
+    CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from glint.core.errors import InputError, Quarantine
+from glint.formats.dicom import PIXEL_DATA, fragments_complete
+from glint.formats.dicom_elements import integer_of, numbers_of, text_of
 
 INT16 = np.iinfo(np.int16)
 FUNCTIONAL_GROUPS = ("PlanePosition", "PlaneOrientation", "PixelMeasures", "PixelValueTransformation")
@@ -28,13 +35,23 @@ FRAME_ELEMENTS = (
 
 
 @dataclass(frozen=True, kw_only=True)
+class NativePixels:
+    """Where uncompressed little-endian 16-bit pixels lie in their file (bytes), and how many of the bits count."""
+
+    offset: int
+    bits_stored: int
+    signed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class SliceHeader:
     """What a CT slice says about its place and its values; an absent or unusable element is None.
 
     `position_mm` and `orientation` are LPS (DICOM PS3.3 C.7.6.2); `spacing_mm_yx` is Pixel Spacing, between rows
     first. `slope` and `intercept` turn stored values into `rescale_type` units (PS3.3 C.11.1). `frame` counts from 0
     within a multi-frame file whose frames state their own geometry, else None. `padding` is the range of stored
-    values that stand for no measurement (PS3.3 C.7.5.1.1.2). `patient`, `study` and `series` are pseudonyms.
+    values that stand for no measurement (PS3.3 C.7.5.1.1.2). `native` is None where the pixels need a decoder.
+    `patient`, `study` and `series` are pseudonyms.
     """
 
     path: Path
@@ -50,6 +67,7 @@ class SliceHeader:
     intercept: float | None
     rescale_type: str
     padding: tuple[float, float] | None
+    native: NativePixels | None
     instance_number: int
     deflated: bool
     patient: str
@@ -58,61 +76,77 @@ class SliceHeader:
     frame_of_reference: str
 
 
-def _numbers(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
-    """The `count` finite numbers of an element, or None if it is absent or anything else."""
-    try:
-        value = dataset.get(keyword)
-        values = value if isinstance(value, MultiValue | list) else [value]
-        numbers = tuple(float(entry) for entry in values)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return numbers if len(numbers) == count and np.isfinite(numbers).all() else None
-
-
-def _integer(dataset: Dataset, keyword: str, absent: int) -> int:
-    number = _numbers(dataset, keyword, 1)
-    return absent if number is None else int(number[0])
-
-
 def _first_item(dataset: Dataset, keyword: str) -> Dataset:
     return (dataset.get(keyword) or [Dataset()])[0]
 
 
 def _padding(dataset: Dataset) -> tuple[float, float] | None:
-    value, limit = (_numbers(dataset, f"PixelPadding{end}", 1) for end in ("Value", "RangeLimit"))
+    value, limit = (numbers_of(dataset, f"PixelPadding{end}", 1) for end in ("Value", "RangeLimit"))
     if value is None:
         return None
     ends = [value[0], (limit or value)[0]]
-    if _integer(dataset, "PixelRepresentation", 0) == 1:  # some writers encode -2000 as unsigned
+    if integer_of(dataset, "PixelRepresentation", 0) == 1:  # some writers encode -2000 as unsigned
         ends = [end - 2**16 if end > INT16.max else end for end in ends]
     return min(ends), max(ends)
 
 
-def _header(path: Path, dataset: Dataset, frame: int | None = None) -> SliceHeader:
+def _native_pixels(handle: BinaryIO, dataset: Dataset) -> NativePixels | None:
+    """Where the pixels lie if they need no decoder, `handle` standing at their element; None sends them to pydicom.
+
+    Raises:
+        EOFError: they are compressed and end early; decoders may spin on such for seconds.
+    """
+    start = handle.tell()
+    head = handle.read(12)
+    size = os.fstat(handle.fileno()).st_size
+    if head == PIXEL_DATA + b"OB\0\0" + b"\xff" * 4 and not fragments_complete(handle, start + 12, size):
+        raise EOFError
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    if syntax not in (ImplicitVRLittleEndian, ExplicitVRLittleEndian) or len(head) < 12 or head[:4] != PIXEL_DATA:
+        return None
+    explicit = head[4:6] in (b"OW", b"OB")
+    offset = start + (12 if explicit else 8)
+    length = int.from_bytes(head[8:12] if explicit else head[4:8], "little")
+    rows, columns, samples, frames, allocated, stored = (
+        integer_of(dataset, keyword, absent)
+        for keyword, absent in (
+            ("Rows", 0), ("Columns", 0), ("SamplesPerPixel", 1), ("NumberOfFrames", 1), ("BitsAllocated", 0),
+            ("BitsStored", 0),
+        )
+    )  # fmt: skip
+    complete = length == 2 * rows * columns and offset + length <= size
+    if not complete or (samples, frames, allocated) != (1, 1, 16) or not 1 <= stored <= 16:
+        return None
+    signed = integer_of(dataset, "PixelRepresentation", -1)
+    return NativePixels(offset=offset, bits_stored=stored, signed=signed == 1) if signed in (0, 1) else None
+
+
+def _header(path: Path, dataset: Dataset, frame: int | None = None, native: NativePixels | None = None) -> SliceHeader:
     """The header of a slice, or of one frame: what a functional group says comes before the data set's own."""
     place, plane, pixel, values = (_frame_group(dataset, frame, f"{group}Sequence") for group in FUNCTIONAL_GROUPS)
-    spacing = _numbers(pixel, "PixelSpacing", 2)
-    slope, intercept = _numbers(values, "RescaleSlope", 1), _numbers(values, "RescaleIntercept", 1)
+    spacing = numbers_of(pixel, "PixelSpacing", 2)
+    slope, intercept = numbers_of(values, "RescaleSlope", 1), numbers_of(values, "RescaleIntercept", 1)
     return SliceHeader(
         path=path,
         frame=frame,
-        rows=_integer(dataset, "Rows", 0),
-        columns=_integer(dataset, "Columns", 0),
-        frames=_integer(dataset, "NumberOfFrames", 1),
-        samples=_integer(dataset, "SamplesPerPixel", 1),
-        position_mm=_numbers(place, "ImagePositionPatient", 3),
-        orientation=_numbers(plane, "ImageOrientationPatient", 6),
+        rows=integer_of(dataset, "Rows", 0),
+        columns=integer_of(dataset, "Columns", 0),
+        frames=integer_of(dataset, "NumberOfFrames", 1),
+        samples=integer_of(dataset, "SamplesPerPixel", 1),
+        position_mm=numbers_of(place, "ImagePositionPatient", 3),
+        orientation=numbers_of(plane, "ImageOrientationPatient", 6),
         spacing_mm_yx=spacing if spacing and min(spacing) > 0 else None,
         slope=slope[0] if slope and slope[0] != 0 else None,
         intercept=intercept[0] if intercept else None,
-        rescale_type=str(values.get("RescaleType") or "HU").strip().upper(),
+        rescale_type=(text_of(values, "RescaleType") or "HU").upper(),
         padding=_padding(dataset),
-        instance_number=_integer(dataset, "InstanceNumber", 0) if frame is None else frame + 1,
+        native=native,
+        instance_number=integer_of(dataset, "InstanceNumber", 0) if frame is None else frame + 1,
         deflated=dataset.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian,
-        patient=str(dataset.get("PatientID") or ""),
-        study=str(dataset.get("StudyInstanceUID") or ""),
-        series=str(dataset.get("SeriesInstanceUID") or ""),
-        frame_of_reference=str(dataset.get("FrameOfReferenceUID") or ""),
+        patient=text_of(dataset, "PatientID"),
+        study=text_of(dataset, "StudyInstanceUID"),
+        series=text_of(dataset, "SeriesInstanceUID"),
+        frame_of_reference=text_of(dataset, "FrameOfReferenceUID"),
     )
 
 
@@ -124,18 +158,21 @@ def _frame_group(dataset: Dataset, frame: int | None, group: str) -> Dataset:
     return own or _first_item(_first_item(dataset, "SharedFunctionalGroupsSequence"), group)
 
 
-def _headers(path: Path, dataset: Dataset) -> list[SliceHeader]:
+def _headers(path: Path) -> list[SliceHeader]:
+    with path.open("rb") as handle:
+        dataset = _read(handle, stop_before_pixels=True)
+        native = _native_pixels(handle, dataset)
     groups = dataset.get("PerFrameFunctionalGroupsSequence")
-    if not groups or len(groups) != _integer(dataset, "NumberOfFrames", 1):
-        return [_header(path, dataset)]
+    if not groups or len(groups) != integer_of(dataset, "NumberOfFrames", 1):
+        return [_header(path, dataset, native=native)]
     return [_header(path, dataset, frame) for frame in range(len(groups))]
 
 
-def _read(path: Path, **options: Any) -> Dataset:
+def _read(source: Path | BinaryIO, **options: Any) -> Dataset:
     # pydicom's warnings quote the offending value, which may be an identifier.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return pydicom.dcmread(path, **options)
+        return pydicom.dcmread(source, **options)
 
 
 def read_series_headers(folder: Path | str) -> list[SliceHeader]:
@@ -151,7 +188,7 @@ def read_series_headers(folder: Path | str) -> list[SliceHeader]:
     headers: list[SliceHeader] = []
     for number, path in enumerate(paths, 1):
         try:
-            headers.extend(_headers(path, _read(path, stop_before_pixels=True)))
+            headers.extend(_headers(path))
         except Exception as error:  # pydicom raises whatever the bytes provoke
             raise Quarantine(
                 "unreadable_header", f"slice file {number} of {len(paths)} is cut off or not DICOM ({_kind(error)})"
@@ -165,18 +202,19 @@ def _kind(error: Exception) -> str:
 
 
 def _stored_slices(headers: Sequence[SliceHeader]) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Place in `headers` and stored values of each slice; a multi-frame file is opened once.
+    """Place in `headers` and stored values of each slice, valid until the next; a multi-frame file is opened once.
 
     Raises:
         Quarantine: `unreadable_pixels`.
     """
+    scratch = np.empty((headers[0].rows, headers[0].columns), np.uint16)
     files: dict[Path, list[int]] = {}
     for place, header in enumerate(headers):
         files.setdefault(header.path, []).append(place)
     for path, places in files.items():
         place = places[0]
         try:
-            for place, stored in zip(places, _decoded(path, [headers[place] for place in places]), strict=True):
+            for place, stored in zip(places, _pixels(path, [headers[place] for place in places], scratch), strict=True):
                 if stored.shape != (headers[place].rows, headers[place].columns):
                     raise ValueError("shape")
                 yield place, stored
@@ -185,6 +223,22 @@ def _stored_slices(headers: Sequence[SliceHeader]) -> Iterator[tuple[int, NDArra
         except Exception as error:  # decoders raise whatever the bytes provoke
             detail = f"slice {place + 1} of {len(headers)} is cut off or can't be decoded ({_kind(error)})"
             raise Quarantine("unreadable_pixels", detail) from None
+
+
+def _pixels(path: Path, headers: Sequence[SliceHeader], scratch_YX: NDArray[np.uint16]) -> Iterator[NDArray[Any]]:
+    native = headers[0].native
+    if native is None or scratch_YX.shape != (headers[0].rows, headers[0].columns):
+        yield from _decoded(path, headers)
+        return
+    with path.open("rb", buffering=0) as handle:
+        handle.seek(native.offset)
+        if handle.readinto(scratch_YX.data.cast("B")) != scratch_YX.nbytes:
+            raise EOFError
+    stored = scratch_YX.view("<i2" if native.signed else "<u2")
+    if native.bits_stored < 16:  # what lies above the stored bits means nothing (PS3.5 section 8.1.1)
+        np.left_shift(stored, 16 - native.bits_stored, out=stored)
+        np.right_shift(stored, 16 - native.bits_stored, out=stored)
+    yield stored
 
 
 def _decoded(path: Path, headers: Sequence[SliceHeader]) -> Iterator[NDArray[Any]]:
@@ -206,6 +260,18 @@ def _hu(stored: NDArray[Any], slope: float, intercept: float) -> NDArray[Any]:
     return stored.astype(np.float32) * slope + intercept
 
 
+def _shifted(stored: NDArray[Any], slope: float, intercept: float, out: NDArray[Any]) -> bool:
+    """Fill `out` where the rescale only shifts 16 bits and every value stays within them; false leaves it as it is."""
+    if out.dtype != np.int16 or stored.dtype not in (np.int16, np.uint16) or slope != 1:
+        return False
+    low, high = int(stored.min()) + intercept, int(stored.max()) + intercept
+    if low < INT16.min or high > INT16.max:
+        return False
+    # Modulo 2^16, signed and unsigned are added alike.
+    np.add(stored.view(np.uint16), np.uint16(int(intercept) % 2**16), out=out.view(np.uint16))
+    return True
+
+
 def read_volume_hu(headers: Sequence[SliceHeader]) -> NDArray[Any]:
     """HU of slices that are already in order, shape (Z, Y, X), each with its own rescale (PS3.3 C.11.1.1.2).
 
@@ -225,6 +291,8 @@ def read_volume_hu(headers: Sequence[SliceHeader]) -> NDArray[Any]:
     whole = all(number.is_integer() for rescale in known for number in rescale)
     volume = np.empty((len(headers), headers[0].rows, headers[0].columns), np.int16 if whole else np.float32)
     for place, stored in _stored_slices(headers):
+        if _shifted(stored, *known[place], out=volume[place]):
+            continue
         values = _hu(stored, *known[place])
         if values.min() < INT16.min or values.max() > INT16.max:
             low, high = headers[place].padding or (np.inf, -np.inf)

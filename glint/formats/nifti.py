@@ -4,6 +4,7 @@ A (z, y, x) array in C order and NIfTI's (x, y, z) array in Fortran order are th
 reading copy nothing. Files written here hold no date, no name and no scaling: equal volumes give equal bytes.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,16 +54,53 @@ def write_nifti(path: Path | str, volume_ZYX: NDArray[Any], affine: ArrayLike) -
         handle.write(np.ascontiguousarray(volume_ZYX, volume_ZYX.dtype.newbyteorder("<")).data)
 
 
-def _scaled(image: Any) -> NDArray[Any]:
+@dataclass(frozen=True, kw_only=True)
+class StoredVolume:
+    """A NIfTI volume as it lies on disk: nothing is in memory before it is used.
+
+    `stored_ZYX` holds stored numbers, which `slope` and `intercept` turn into values (`scaled`).
+    """
+
+    stored_ZYX: NDArray[Any]
+    slope: float
+    intercept: float
+    affine: NDArray[np.float64]
+
+    def scaled(self, stored: NDArray[Any]) -> NDArray[Any]:
+        """Values of some stored numbers: in their own type without a scale, int32 with a whole one, else float32."""
+        if (self.slope, self.intercept) == (1, 0):
+            return stored
+        whole = self.slope.is_integer() and self.intercept.is_integer()
+        whole = whole and stored.dtype.kind in "iu" and stored.dtype.itemsize <= 2
+        values: NDArray[Any] = stored.astype(np.int32 if whole else np.float32)
+        values *= int(self.slope) if whole else self.slope
+        values += int(self.intercept) if whole else self.intercept
+        return values
+
+
+def open_nifti(path: Path | str) -> StoredVolume:
+    """Open `.nii` (mapped, not read) or `.nii.gz`.
+
+    Raises:
+        InputError: the file is absent or no NIfTI.
+        GeometryError: it is not 3-D, or the header gives no orientation (both form codes 0).
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(f"{file}: no such NIfTI file; run the stage that makes it first")
+    try:
+        image: Any = nibabel.load(file)
+        if image.header["sform_code"] == 0 and image.header["qform_code"] == 0:
+            raise GeometryError(f"{file}: the header gives no orientation (sform and qform codes are 0)")
+        stored: NDArray[Any] = image.dataobj.get_unscaled()
+    except (ImageFileError, OSError, EOFError, ValueError, KeyError) as error:
+        raise InputError(f"{file}: not a readable NIfTI file; make it again") from error
+    if stored.ndim == 4 and stored.shape[3] == 1:
+        stored = stored[..., 0]
+    if stored.ndim != 3:
+        raise GeometryError(f"{file}: {stored.ndim} axes; a volume has 3")
     slope, intercept = (float(number) for number in (image.dataobj.slope, image.dataobj.inter))
-    stored: NDArray[Any] = image.dataobj.get_unscaled()
-    if (slope, intercept) == (1, 0):
-        return stored
-    whole = slope.is_integer() and intercept.is_integer() and stored.dtype.kind in "iu" and stored.dtype.itemsize <= 2
-    scaled: NDArray[Any] = stored.astype(np.int32 if whole else np.float32)
-    scaled *= int(slope) if whole else slope
-    scaled += int(intercept) if whole else intercept
-    return scaled
+    return StoredVolume(stored_ZYX=stored.T, slope=slope, intercept=intercept, affine=check_affine(image.affine))
 
 
 def read_nifti(path: Path | str) -> tuple[NDArray[Any], NDArray[np.float64]]:
@@ -73,24 +111,10 @@ def read_nifti(path: Path | str) -> tuple[NDArray[Any], NDArray[np.float64]]:
         and the affine, index (x, y, z) → RAS mm.
 
     Raises:
-        InputError: the file is absent or no NIfTI.
-        GeometryError: it is not 3-D, or the header gives no orientation (both form codes 0).
+        InputError, GeometryError: see `open_nifti`.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise InputError(f"{file}: no such NIfTI file; run the stage that makes it first")
-    try:
-        image = nibabel.load(file)
-        if image.header["sform_code"] == 0 and image.header["qform_code"] == 0:
-            raise GeometryError(f"{file}: the header gives no orientation (sform and qform codes are 0)")
-        array = _scaled(image)
-    except (ImageFileError, OSError, EOFError, ValueError, KeyError) as error:
-        raise InputError(f"{file}: not a readable NIfTI file; make it again") from error
-    if array.ndim == 4 and array.shape[3] == 1:
-        array = array[..., 0]
-    if array.ndim != 3:
-        raise GeometryError(f"{file}: {array.ndim} axes; a volume has 3")
-    return array.T, check_affine(image.affine)
+    volume = open_nifti(path)
+    return volume.scaled(volume.stored_ZYX), volume.affine
 
 
 def load_model_volume(path: Path | str) -> tuple[NDArray[np.int16], NDArray[np.float64]]:

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +11,23 @@ import pydicom
 import pytest
 from dicom_builder import write_ct_series
 from pydicom.dataset import Dataset
-from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    RLELossless,
+)
 
 from glint.cli.__main__ import main
 from glint.core.config.convert import ConvertConfig
 from glint.core.errors import Quarantine
 from glint.formats.dicom_series import read_series_headers, read_volume_hu
 from glint.formats.manifest import manifest_frame, read_manifest, write_manifest
-from glint.formats.nifti import read_nifti
+from glint.formats.nifti import StoredVolume, read_nifti
 from glint.prepare.convert import read_series
-from glint.prepare.convert.archival_check import compare_volumes, run_dcm2niix
+from glint.prepare.convert.archival_check import check_with_dcm2niix, compare_volumes, run_dcm2niix, shown_slices
 from glint.prepare.convert.geometry_gate import REASONS, pass_gate
 from glint.prepare.convert.padding import padding_mask
 from glint.prepare.convert.plausible_hu import lung_fraction, require_plausible_hu
@@ -241,11 +249,15 @@ def test_dcm2niix_failing_or_repairing_is_told_as_disagreement(tmp_path):
         run_dcm2niix(folder, tmp_path / "out")
 
 
+def stored(values_ZYX: np.ndarray, affine: np.ndarray) -> StoredVolume:
+    return StoredVolume(stored_ZYX=values_ZYX, slope=1, intercept=0, affine=affine)
+
+
 def test_two_readings_agree_across_flips_and_differ_by_a_voxel_a_micrometre_or_a_slice():
     hu, affine = chest_hu(), np.diag([-0.9, -0.8, 2.0, 1.0])
     flipped = affine.copy()
     flipped[1, 1], flipped[1, 3] = 0.8, -0.8 * 23
-    compare_volumes(hu, affine, hu[:, ::-1], flipped)
+    compare_volumes(hu, affine, stored(hu[:, ::-1], flipped))
     changed = hu.copy()
     changed[4, 5, 6] += 1
     moved, stretched = affine.copy(), affine.copy()
@@ -259,7 +271,32 @@ def test_two_readings_agree_across_flips_and_differ_by_a_voxel_a_micrometre_or_a
         (hu[:, ::-1], affine),
     ]:
         with pytest.raises(Quarantine, match="converter_disagrees"):
-            compare_volumes(hu, affine, other, other_affine)
+            compare_volumes(hu, affine, stored(other, other_affine))
+
+
+def test_of_a_long_native_series_dcm2niix_sees_a_part_and_still_finds_a_wrong_value_and_a_wrong_step(tmp_path):
+    hu = np.resize(chest_hu(18, 12, 16), (131, 12, 16))
+    stack = pass_gate(read_series_headers(write_series(tmp_path, hu_ZYX=hu)), ConvertConfig())
+    volume = read_volume_hu(stack.headers)
+    assert shown_slices(stack.headers) == 64
+    check_with_dcm2niix(stack.headers, volume, stack.affine)
+    for wrong, affine in ((volume + 1, stack.affine), (volume, stack.affine * (1, 1, 1.001, 1))):
+        with pytest.raises(Quarantine, match="converter_disagrees"):
+            check_with_dcm2niix(stack.headers, wrong, affine)
+    decoded = [replace(header, native=None) for header in stack.headers]
+    other_rescale = [replace(stack.headers[0], intercept=-1000.0), *stack.headers[1:]]
+    assert shown_slices(decoded) == shown_slices(other_rescale) == 131
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
+def test_pixels_that_need_no_decoder_are_read_from_their_place_as_pydicom_decodes_them(tmp_path, syntax):
+    (headers, *_), file = read_series_headers(write_series(tmp_path, transfer_syntax=syntax)), tmp_path / "IM0001.dcm"
+    assert headers.native is not None
+    content = file.read_bytes()
+    pixels = np.frombuffer(content, "<u2", 24 * 32, headers.native.offset).reshape(24, 32)
+    np.testing.assert_array_equal(pixels, pydicom.dcmread(file).pixel_array)
+    file.write_bytes(content[:-1])  # a pixel short: no longer read from there, and told by pydicom
+    assert read_series_headers(tmp_path)[0].native is None
 
 
 def write_shard(folder: Path, series: dict[str, dict[str, object]], *, quarantined: tuple[str, ...] = ()) -> Path:

@@ -37,6 +37,7 @@ def header(position_mm: np.ndarray, orientation: np.ndarray, spacing_mm_yx: tupl
         intercept=0.0,
         rescale_type="HU",
         padding=None,
+        native=None,
         instance_number=1,
         deflated=False,
         patient="",

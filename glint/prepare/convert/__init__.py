@@ -58,18 +58,20 @@ def read_series(folder: Path, config: ConvertConfig) -> Volume:
     stack = pass_gate(read_series_headers(folder), config)
     hu = read_volume_hu(stack.headers)
     padding = padding_mask(stack.headers, hu, config)
-    upright = [reorient(array, stack.affine)[0] for array in (hu, padding)]
-    require_plausible_hu(upright[0], config, upright[1].astype(np.bool_, copy=False))
+    upright, _ = reorient(hu, stack.affine)
+    require_plausible_hu(upright, config, None if padding is None else reorient(padding, stack.affine)[0])
     require_slices_in_order(stack.headers, hu, config)
     check_with_dcm2niix(stack.headers, hu, stack.affine, to_be_repaired=bool(stack.repairs))
     return _finished(stack, hu, padding, config)
 
 
-def _finished(stack: Stack, hu_ZYX: NDArray[Any], padding_ZYX: NDArray[np.bool_], config: ConvertConfig) -> Volume:
+def _finished(
+    stack: Stack, hu_ZYX: NDArray[Any], padding_ZYX: NDArray[np.bool_] | None, config: ConvertConfig
+) -> Volume:
     """The agreed values with padding as air, repaired where the gate said so, in axial order, as int16."""
     affine, repairs = stack.affine, list(stack.repairs)
-    if padding_ZYX.any():
-        hu_ZYX[padding_ZYX] = config.padding_hu
+    if padding_ZYX is not None and padding_ZYX.any():
+        np.copyto(hu_ZYX, config.padding_hu, where=padding_ZYX)
         repairs.insert(0, PADDING_TO_AIR)
     if stack.repairs:
         hu_ZYX, affine = repair(stack, hu_ZYX, config.padding_hu)

@@ -44,16 +44,17 @@ def lung_fraction(volume_ZYX: NDArray[Any]) -> float:
     at most 96 × 128 × 128. The body is what is denser than -500 HU and all that it encloses, table included.
     """
     seen = thinned(volume_ZYX)
-    body = ~outside_body(seen)
-    lung = body & (seen >= LUNG_HU[0]) & (seen <= LUNG_HU[1])
-    return float(lung.sum() / max(1, int(body.sum())))
+    return _lung_share(seen, ~outside_body(seen))
 
 
-def _require_air_at_its_place(volume_ZYX: NDArray[Any], padding_ZYX: NDArray[np.bool_], config: ConvertConfig) -> None:
+def _lung_share(seen_ZYX: NDArray[Any], body_ZYX: NDArray[np.bool_]) -> float:
+    lung = body_ZYX & (seen_ZYX >= LUNG_HU[0]) & (seen_ZYX <= LUNG_HU[1])
+    return float(lung.sum() / max(1, int(body_ZYX.sum())))
+
+
+def _require_air_at_its_place(air: NDArray[Any], num_seen: int, config: ConvertConfig) -> None:
     """Air around the body lies near -1000 HU; a series cropped within the body has none, and passes."""
-    seen = thinned(volume_ZYX)
-    air = seen[outside_body(seen) & ~thinned(padding_ZYX)]
-    if air.size < LEAST_AIR * seen.size:
+    if air.size < LEAST_AIR * num_seen:
         return
     darker, middle = (float(np.percentile(air, share)) for share in (10, 50))
     if darker > config.max_air_hu or middle < config.min_air_hu:
@@ -73,10 +74,12 @@ def require_plausible_hu(
         Quarantine: `hu_implausible` (no air, air at a wrong value, darker than any padding, hardly any soft tissue:
             a rescale was left out or done twice) or `little_lung` (another body part).
     """
-    padding = volume_ZYX < config.padding_below_hu if padding_ZYX is None else padding_ZYX
+    seen = thinned(volume_ZYX)
+    padding = seen < config.padding_below_hu if padding_ZYX is None else thinned(padding_ZYX)
     darkest = float(volume_ZYX.min())
     if darkest == INT16_MIN:
-        darkest = float(volume_ZYX[~(padding & (volume_ZYX == INT16_MIN))].min(initial=0))
+        everywhere = volume_ZYX < config.padding_below_hu if padding_ZYX is None else padding_ZYX
+        darkest = float(volume_ZYX[~(everywhere & (volume_ZYX == INT16_MIN))].min(initial=0))
     if not darkest <= config.max_air_hu:
         raise Quarantine(
             "hu_implausible", f"darkest voxel {darkest:.0f} HU, air is below {config.max_air_hu:g}: not rescaled?"
@@ -85,14 +88,15 @@ def require_plausible_hu(
         raise Quarantine(
             "hu_implausible", f"darkest voxel {darkest:.0f} HU, padding is above {config.min_hu:g}: rescaled twice?"
         )
-    tissue = float(((volume_ZYX >= TISSUE_HU[0]) & (volume_ZYX <= TISSUE_HU[1])).mean())
+    tissue = float(((seen >= TISSUE_HU[0]) & (seen <= TISSUE_HU[1])).mean())
     if tissue < config.min_tissue_fraction:
         raise Quarantine(
             "hu_implausible",
             f"{tissue:.2%} of voxels are soft tissue, {config.min_tissue_fraction:.2%} wanted: rescaled twice?",
         )
+    outside = outside_body(seen)
     if config.min_lung_fraction > 0:
-        lung = lung_fraction(volume_ZYX)
+        lung = _lung_share(seen, ~outside)
         if lung < config.min_lung_fraction:
             raise Quarantine("little_lung", f"{lung:.1%} of the body is lung, {config.min_lung_fraction:.1%} wanted")
-    _require_air_at_its_place(volume_ZYX, padding, config)
+    _require_air_at_its_place(seen[outside & ~padding], seen.size, config)

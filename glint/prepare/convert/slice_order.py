@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.distance import pdist, squareform
 
 from glint.core.config.convert import ConvertConfig
 from glint.core.errors import Quarantine
@@ -30,11 +29,26 @@ def coarse_slices(volume_ZYX: NDArray[Any]) -> NDArray[np.float32]:
     rows, columns = volume_ZYX.shape[1:]
     edge = max(1, min(rows, columns) // BLOCKS)
     blocks = (rows // edge, columns // edge)
-    coarse = np.empty((len(volume_ZYX), blocks[0] * blocks[1]), np.float32)
-    for place, slice_YX in enumerate(volume_ZYX):
-        seen = np.clip(slice_YX[: blocks[0] * edge, : blocks[1] * edge], *SEEN_HU)
-        coarse[place] = seen.reshape(blocks[0], edge, blocks[1], edge).mean(axis=(1, 3), dtype=np.float32).ravel()
-    return coarse
+    coarse = np.empty((len(volume_ZYX), *blocks), np.float32)
+    # 16 bits hold the sum of a block's rows up to an edge of 31 pixels, and are summed many at a time.
+    narrow = volume_ZYX.dtype == np.int16 and edge * max(map(abs, SEEN_HU)) < 2**15
+    seen = np.empty((blocks[0], edge, blocks[1] * edge), np.int16 if narrow else np.float32)
+    for means_YX, slice_YX in zip(coarse, volume_ZYX, strict=True):
+        np.clip(slice_YX[: blocks[0] * edge, : blocks[1] * edge].reshape(seen.shape), *SEEN_HU, out=seen)
+        rows = seen.sum(axis=1, dtype=seen.dtype)  # first, since rows lie together in memory
+        means_YX[:] = rows.reshape(*blocks, edge).sum(axis=2, dtype=np.float32)
+    coarse /= edge * edge
+    return coarse.reshape(len(volume_ZYX), -1)
+
+
+def slice_distances(coarse_ZB: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Mean absolute difference (HU) of slices no further apart than the window, shape (Z, Z), upper half."""
+    count = len(coarse_ZB)
+    distances = np.zeros((count, count))
+    for apart in range(1, min(WINDOW_SLICES, count - 1) + 1):
+        difference = np.abs(coarse_ZB[apart:] - coarse_ZB[:-apart]).mean(axis=1)
+        distances[np.arange(count - apart), np.arange(apart, count)] = difference
+    return distances
 
 
 def strangeness(distances_ZZ: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -99,7 +113,7 @@ def require_slices_in_order(headers: Sequence[SliceHeader], volume_ZYX: NDArray[
             )
     if count < 4:
         return
-    distances = squareform(pdist(coarse, "cityblock")) / coarse.shape[1]
+    distances = slice_distances(coarse)
     strange = strangeness(distances)
     gain = reversal_gain(distances)
     worst = int(np.argmax(strange))

@@ -97,6 +97,7 @@ def stage_jobs(root: Path, config: Config, modality: str) -> list[tuple[str, str
         ("01_index", "reports", [reports]),
         ("02_deidentify", "images", of.sharded("02_deidentify", "images")),
         ("02_deidentify", "reports", of.sharded("02_deidentify", "reports")),
+        ("02_deidentify", "audit", [of.single("02_deidentify", "audit/score.json", "audit")]),
         ("03_convert", "", of.sharded("03_convert")),
         ("04_resample", "", of.sharded("04_resample")),
         ("05_sections", "", of.sharded("05_sections")),

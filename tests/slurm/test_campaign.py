@@ -70,10 +70,10 @@ def test_the_curve_of_the_preempted_training_is_that_of_an_undisturbed_one(campa
 
 
 def test_every_file_equals_that_of_a_local_run(campaign: Campaign, local: Path) -> None:
-    """Oracle: the other run's bytes. The receipts of stage 02's images alone differ, since they name the table of raw
+    """Oracle: the other run's bytes. The receipts of stage 02's images and audit alone differ, since they name the table of raw
     files with their absolute paths: two workspaces are two places.
     """
-    by_place = "results/ct/receipts/02_deidentify/images_"
+    by_place = ("results/ct/receipts/02_deidentify/images_", "results/ct/receipts/02_deidentify/audit")
 
     def content(folder: Path) -> dict[str, str]:
         kept = [path for path in (folder / "results").rglob("*") if path.is_file()]

@@ -187,3 +187,9 @@ def test_a_wrong_key_stops_before_the_plan_with_one_line_that_names_it(tmp_path,
     lines = [line for line in (run.stdout + run.stderr).splitlines() if line.startswith("glint:")]
     assert len(lines) == 1 and key in lines[0]
     assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize("target", ["deidentify_ct", "audit_ct", "train_ct"])
+def test_a_normal_run_audits_its_deidentification(tmp_path, target):
+    jobs = planned(snakemake(tmp_path, "--dry-run", target))
+    assert jobs["deidentify_audit"] == 1

@@ -46,7 +46,56 @@ rule deidentify_reports:
         )
 
 
+rule deidentify_audit:
+    """Both of all shards -> score, what remains, pictures of what was blanked; what shows identifiers stays restricted."""
+    input:
+        images=per_shard(
+            "results/{modality}/02_deidentify/images/{shard}/manifest.parquet"
+        ),
+        reports=lambda wildcards: (
+            per_shard(
+                "results/{modality}/02_deidentify/reports/{shard}/manifest.parquet"
+            )(wildcards)
+            if "reports" in kinds(wildcards.modality)
+            else []
+        ),
+        instances=per_shard(
+            "restricted/{modality}/01_index/images/{shard}/instances.parquet"
+        ),
+        series=per_shard("restricted/{modality}/01_index/images/{shard}/series.parquet"),
+    output:
+        "results/{modality}/02_deidentify/audit/score.json",
+    log:
+        "logs/{modality}/02_deidentify/audit.log",
+    benchmark:
+        "logs/{modality}/02_deidentify/audit.benchmark.tsv"
+    resources:
+        **job("deidentify"),
+    params:
+        config=slice_json("deidentify"),
+        raw=lambda wildcards: list(section("index", wildcards.modality).raw_dirs),
+        reports=lambda wildcards: (
+            f"--reports results/{wildcards.modality}/02_deidentify/reports"
+            if "reports" in kinds(wildcards.modality)
+            else ""
+        ),
+        recipe=recipe("deidentify"),
+    shell:
+        recorded(
+            "python -m glint deidentify audit --images results/{wildcards.modality}/02_deidentify/images {params.reports} "
+            "--index restricted/{wildcards.modality}/01_index --raw {params.raw:q} --out {output} "
+            "--restricted restricted/{wildcards.modality}/02_deidentify/audit --config {params.config:q}"
+        )
+
+
 for modality in MODALITIES:
+
+    rule:
+        name:
+            f"audit_{modality}"
+        input:
+            f"results/{modality}/02_deidentify/audit/score.json",
+        localrule: True
 
     rule:
         name:
@@ -57,4 +106,5 @@ for modality in MODALITIES:
                 for kind in kinds(modality)
                 for shard in SHARDS[modality]
             ],
+            f"results/{modality}/02_deidentify/audit/score.json",
         localrule: True

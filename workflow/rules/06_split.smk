@@ -1,7 +1,11 @@
 rule split:
     """Studies -> train, validation and test by patient, checked for leakage."""
     input:
-        per_shard("results/{modality}/02_deidentify/images/{shard}/manifest.parquet"),
+        manifests=per_shard(
+            "results/{modality}/02_deidentify/images/{shard}/manifest.parquet"
+        ),
+        # Not read, and no reason to split again: nothing is trained before the run's audit is there.
+        audit=ancient("results/{modality}/02_deidentify/audit/score.json"),
     output:
         "results/{modality}/06_split/manifest.parquet",
     log:
@@ -15,8 +19,9 @@ rule split:
         recipe=recipe("split"),
     shell:
         recorded(
-            "python -m glint split --manifests {input} --out {output} "
-            "--config {params.config:q}"
+            "python -m glint split --manifests {input.manifests} --out {output} "
+            "--config {params.config:q}",
+            inputs="--inputs {input.manifests}",
         )
 
 

@@ -60,3 +60,9 @@ class DeidentifyConfig(StageConfig):
     ner_min_score: float = Field(
         default=0.5, gt=0, le=1, description="probability from which a stretch found by ner_model is replaced"
     )
+    audit_series: int | None = Field(
+        default=200,
+        ge=0,
+        description="series per shard that the audit compares with their raw files, file by file, drawn by their pseudonyms; "
+        "null: all. Reports, refused series and blanked images are all audited",
+    )

@@ -33,8 +33,8 @@ def thumbnail(dataset: FileDataset, boxes: Sequence[Sequence[int]] = ()) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def render_page(**content: Any) -> str:
-    """The HTML page; every value is escaped, every picture inlined."""
+def render_page(template: str, **content: Any) -> str:
+    """An HTML page; every value is escaped, every picture inlined."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -43,7 +43,7 @@ def render_page(**content: Any) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    return environment.get_template("audit.html.jinja").render(**content)
+    return environment.get_template(template).render(**content)
 
 
 def sheet(entries: Sequence[tuple[str, str]]) -> list[Mapping[str, str]]:

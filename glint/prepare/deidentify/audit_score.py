@@ -4,17 +4,23 @@ Source: the action types of CBIIT/MIDI_validation_script. Unlike there, a file t
 must have moved by the same days as all others of its patient, and pixels are compared value for value.
 """
 
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import date
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
 
+from glint.core.config.deidentify import DeidentifyConfig
 from glint.prepare.deidentify.byte_search import byte_pattern, spellings
 from glint.prepare.deidentify.device_regions import Box
+from glint.prepare.deidentify.residual import PIXEL_SHORTEST
+from glint.prepare.deidentify.rules import is_structural_uid
 from glint.prepare.deidentify.values import parse_date
 
 RETAINED: tuple[str, ...] = (
@@ -45,6 +51,12 @@ REMOVED_TEXTS = (
     "StationName",
     "OtherPatientIDs",
 )
+REMOVED = (
+    (REMOVED_NAMES, "names"),
+    (REMOVED_TEXTS, "identifiers"),
+    (("PatientBirthDate",), "dates"),
+    (UIDS, "uids"),
+)
 MIDI_B: tuple[str, ...] = (
     "tag_retained",
     "text_notnull",
@@ -54,6 +66,7 @@ MIDI_B: tuple[str, ...] = (
     "uid_changed",
 )
 MIDI_B += ("uid_consistent", "patid_consistent", "pixels_hidden", "pixels_retained")
+REFUSED = "refused"  # in the place of the attribute
 OURS = ("instance_retained", "interval_preserved", "reference_closed")
 
 
@@ -67,11 +80,18 @@ class Pair:
     content: bytes
     boxes: tuple[Box, ...] = ()
 
+    def holds(self, pattern: re.Pattern[bytes], in_pixels: re.Pattern[bytes]) -> bool:
+        """True if the written file has `pattern` before its pixels, or `in_pixels` in them."""
+        pixels = len(self.written.get("PixelData", b"")) if self.written is not None else 0
+        start = len(self.content) - pixels
+        return bool(pattern.search(self.content, 0, start) or in_pixels.search(self.content, start))
+
 
 @dataclass
 class Score:
     """Checks by (action, attribute, series): False as soon as one file fails."""
 
+    config: DeidentifyConfig = field(default_factory=DeidentifyConfig)
     checks: dict[tuple[str, str, str], bool] = field(default_factory=dict)
     uids: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     patients: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
@@ -82,7 +102,11 @@ class Score:
         key = (action, attribute, series_id)
         self.checks[key] = self.checks.get(key, True) and passed
 
-    def table(self) -> list[dict[str, object]]:
+    def faults(self) -> int:
+        """Checks that failed; a series refused is none, it is not there to leak."""
+        return sum(not passed for (_, attribute, _), passed in self.checks.items() if attribute != REFUSED)
+
+    def table(self) -> list[dict[str, Any]]:
         """Rows `action, passed, total, failed_on` in fixed order; an action nobody could check has total 0."""
         passed, total = Counter[str](), Counter[str]()
         failed: dict[str, set[str]] = defaultdict(set)
@@ -136,10 +160,30 @@ def _dates(pair: Pair, score: Score) -> None:
         if before is None or before == date(1900, 1, 1):
             continue
         after = parse_date(_text(pair.written, keyword))
+        if not score.config.retain_modified_dates:  # emptied
+            score.note("date_shifted", keyword, pair.series_id, pair.written is not None and after is None)
+            continue
         score.note("date_shifted", keyword, pair.series_id, after is not None and after != before)
         if after is not None:
             score.shifts[patient].add((after - before).days)
         score.note("interval_preserved", "dates", pair.series_id, after is not None and len(score.shifts[patient]) == 1)
+
+
+@lru_cache(maxsize=4096)
+def _patterns(kind: str, text: str) -> tuple[re.Pattern[bytes], re.Pattern[bytes]] | None:
+    """What finds `text` in a header and, where it is too long to occur there by chance, in pixels.
+
+    None where it is too short to be looked for. Kinds: names, identifiers, dates, uids.
+    """
+    if kind == "uids":
+        if not text or is_structural_uid(text):
+            return None
+        pattern = re.compile(re.escape(text.encode()) + rb"(?![0-9.])")
+        return pattern, pattern
+    wanted = {"names": (), "identifiers": (), "dates": ()} | {kind: (text,)}
+    texts = spellings(names=wanted["names"], identifiers=wanted["identifiers"], dates=wanted["dates"])
+    long = [found for found in texts if len(found) >= PIXEL_SHORTEST]
+    return (byte_pattern(texts), byte_pattern(long)) if texts else None
 
 
 def _add(pair: Pair, score: Score) -> None:
@@ -151,16 +195,12 @@ def _add(pair: Pair, score: Score) -> None:
             score.note("text_retained", keyword, series, _text(raw, keyword) == _text(written, keyword))
     for keyword in (keyword for keyword in NOT_NULL if _text(raw, keyword)):
         score.note("text_notnull", keyword, series, bool(_text(written, keyword)))
-    for keywords, kind in ((REMOVED_NAMES, "names"), (REMOVED_TEXTS, "identifiers")):
+    for keywords, kind in REMOVED:
         for keyword in keywords:
-            original = {"names": (), "identifiers": (), "dates": ()} | {kind: [_text(raw, keyword)]}
-            if texts := spellings(**original):
-                gone = written is not None and byte_pattern(texts).search(pair.content) is None
-                score.note("text_removed", keyword, series, gone)
-    birth = spellings(names=(), identifiers=(), dates=[_text(raw, "PatientBirthDate")])
-    if birth:
-        gone = written is not None and byte_pattern(birth).search(pair.content) is None
-        score.note("text_removed", "PatientBirthDate", series, gone)
+            if keyword == "StationName" and score.config.retain_device_identity:
+                continue
+            if patterns := _patterns(kind, _text(raw, keyword)):
+                score.note("text_removed", keyword, series, written is not None and not pair.holds(*patterns))
     for keyword in UIDS:
         if before := _text(raw, keyword):
             after = _text(written, keyword)
@@ -184,14 +224,14 @@ def _references(dataset: Dataset | None) -> Iterator[str]:
                 yield str(element.value)
 
 
-def score_run(pairs: Iterable[Pair], refused: Iterable[str] = ()) -> Score:
+def score_run(pairs: Iterable[Pair], refused: Iterable[str], config: DeidentifyConfig) -> Score:
     """Score every pair of raw and written file; the raw files' own references tell which must still resolve.
 
-    A series of `refused` counts as not retained, and nowhere else.
+    A series of `refused` counts as not retained, and nowhere else; `config` says what was to be kept.
     """
-    score = Score()
+    score = Score(config=config)
     for series_id in refused:
-        score.note("instance_retained", "file", series_id, False)
+        score.note("instance_retained", REFUSED, series_id, False)
     references: list[tuple[str, list[str], list[str]]] = []
     known: dict[str, str] = {}
     for pair in pairs:
@@ -216,11 +256,3 @@ def element_values(dataset: Dataset, path: str = "") -> Iterator[tuple[str, str,
             yield place, element.keyword, element.VR, f"{len(element.value or b'')} bytes"
         else:
             yield place, element.keyword, element.VR, str(element.value)[:200]
-
-
-def value_counts(datasets: Iterable[Dataset]) -> Mapping[tuple[str, str, str, str], int]:
-    """How often every value stands at every place, for a person to read through."""
-    counts: Counter[tuple[str, str, str, str]] = Counter()
-    for dataset in datasets:
-        counts.update(element_values(dataset))
-    return counts

@@ -4,13 +4,16 @@ Source: DICOM PS3.15 Annex E. Order at every level: groups without public meanin
 options, then a net by value representation for attributes the table does not list, with free text by allow-list.
 """
 
+import re
+import struct
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 
 from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
 
 from glint.core.errors import Quarantine
@@ -28,6 +31,7 @@ from glint.prepare.deidentify.values import (
     number_hides_text,
     shift_date,
     shift_datetime,
+    whole_number,
 )
 from glint.prepare.deidentify.vocabulary import safe_codes, safe_text
 
@@ -71,6 +75,7 @@ class Engine:
         codes: CID 7050 codes of profile and options, written to (0012,0064).
         verbatim: Text attributes that an option keeps as they are: the identity of the device.
         forbidden_words: Lower-case words that no kept text may hold: parts of the patient's and physicians' names.
+        forbidden_numbers: Digits that no number element may consist of: the patient's long identifiers.
     """
 
     pseudonyms: Pseudonyms
@@ -79,6 +84,7 @@ class Engine:
     codes: tuple[str, ...]
     verbatim: frozenset[int] = frozenset()
     forbidden_words: frozenset[str] = frozenset()
+    forbidden_numbers: frozenset[str] = frozenset()
 
     def clean(self, dataset: Dataset) -> Trace:
         """Clean `dataset` in place and mark it as de-identified.
@@ -179,7 +185,10 @@ class Engine:
         if tag == rules.LUT_DATA:
             return None if is_lookup_table(bytes_of(dataset, tag)) else _remove(dataset, tag)
         if vr in rules.BINARY_NUMBER_VRS:
-            return _remove(dataset, tag) if number_hides_text(vr, bytes_of(dataset, tag)) else None
+            hides = number_hides_text(vr, bytes_of(dataset, tag)) or self._is_forbidden(dataset, tag, vr)
+            return _remove(dataset, tag) if hides else None
+        if vr in ("IS", "DS") and self._is_forbidden(dataset, tag, vr):
+            return _replace(dataset, tag, vr, "", "emptied")
         if vr == "UI":
             return self._map_uids(dataset, tag, trace)
         if vr in rules.DATE_VRS:
@@ -194,6 +203,26 @@ class Engine:
         if vr in rules.TEXT_VRS:
             return self._text(dataset, tag, vr)
         return _remove(dataset, tag)
+
+    def _is_forbidden(self, dataset: Dataset, tag: BaseTag, vr: str) -> bool:
+        """True where a value of a number element is one of the patient's long identifiers."""
+        if not self.forbidden_numbers or vr not in rules.NUMBERS_THAT_HOLD_IDS:
+            return False
+        if not self._number_bytes.search(bytes_of(dataset, tag)):
+            return False
+        value = dataset[tag].value
+        return any(
+            whole_number(str(part)) in self.forbidden_numbers
+            for part in (value if isinstance(value, MultiValue | list) else [value])
+        )
+
+    @cached_property
+    def _number_bytes(self) -> re.Pattern[bytes]:
+        """A quick look, since nearly no element holds one: as text, or in 32 bits (64 bits begin with them)."""
+        numbers = [int(number) for number in self.forbidden_numbers]
+        forms = [str(n).encode() for n in numbers] + [struct.pack("<I", n) for n in numbers if n < 1 << 32]
+        forms += [struct.pack("<Q", n) for n in numbers if 1 << 32 <= n < 1 << 64]
+        return re.compile(b"|".join(map(re.escape, forms)))
 
     def _text(self, dataset: Dataset, tag: BaseTag, vr: str) -> str:
         """Free text: the device's identity as it is, safe words of what an option cleans, else nothing."""

@@ -25,6 +25,7 @@ from glint.prepare.deidentify.pixels import SeriesReview, clean_pixels, put_blan
 from glint.prepare.deidentify.residual import ResidualScan, name_parts, residual_scan
 from glint.prepare.deidentify.rules import SOP_CLASSES
 from glint.prepare.deidentify.table import profile_actions, verbatim_tags
+from glint.prepare.deidentify.values import long_identifiers
 
 SOP_CLASS_UID, SOP_INSTANCE_UID, IMAGE_TYPE = 0x00080016, 0x00080018, 0x00080008
 SERIES_UID = 0x0020000E
@@ -56,18 +57,27 @@ class SeriesJob:
     def engine(self) -> Engine:
         """The engine of this series' patient."""
         names = [*self.study["patient_names"], *self.study["other_persons"]]
-        return make_engine(Pseudonyms(self.key), self.study["patient_key"], self.config, names)
+        identifiers = [self.study["raw_patient_id"], self.study["accession"], *self.study["identifiers"]]
+        return make_engine(Pseudonyms(self.key), self.study["patient_key"], self.config, names, identifiers)
 
     @cached_property
-    def scan(self) -> ResidualScan:
-        """The scan for every identifier that the index knows of this study."""
-        study = self.study
-        return residual_scan(
-            names=[*study["patient_names"], *study["other_persons"]],
-            identifiers=[study["raw_patient_id"], study["accession"], *study["identifiers"]],
-            dates=[*study["birth_dates"], *study["study_dates"]],
-            phrases=study["institutions"],
-        )
+    def _scans(self) -> dict[frozenset[str], ResidualScan]:
+        return {}
+
+    def scan(self, kept: frozenset[str] = frozenset()) -> ResidualScan:
+        """The scan for every identifier that the index knows of this study; `kept` phrases were to stay.
+
+        The index notes the station's name among the institutions: where the device's identity is retained, it is none.
+        """
+        if kept not in self._scans:
+            study = self.study
+            self._scans[kept] = residual_scan(
+                names=[*study["patient_names"], *study["other_persons"]],
+                identifiers=[study["raw_patient_id"], study["accession"], *study["identifiers"]],
+                dates=[*study["birth_dates"], *study["study_dates"]],
+                phrases=[phrase for phrase in study["institutions"] if phrase not in kept],
+            )
+        return self._scans[kept]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +92,13 @@ class SeriesResult:
 
 
 def make_engine(
-    pseudonyms: Pseudonyms, patient_key: str, config: DeidentifyConfig, names: Iterable[str] = ()
+    pseudonyms: Pseudonyms,
+    patient_key: str,
+    config: DeidentifyConfig,
+    names: Iterable[str] = (),
+    identifiers: Iterable[str] = (),
 ) -> Engine:
-    """An engine under the options that `config` chooses; words of `names` are kept in no text."""
+    """An engine under the options that `config` chooses; no text keeps words of `names`, no number is of `identifiers`."""
     wanted = {
         "graphics": config.clean_graphics,
         "descriptors": config.clean_descriptors,
@@ -101,6 +115,7 @@ def make_engine(
         codes=("113100", *(OPTION_CODES[option] for option in chosen)),
         verbatim=verbatim_tags() if config.retain_device_identity else frozenset(),
         forbidden_words=frozenset(part.lower() for name in names for part in name_parts(name)),
+        forbidden_numbers=long_identifiers(identifiers),
     )
 
 
@@ -144,6 +159,7 @@ def clean_file(
     if text_of(dataset, PATIENT_ID) != job.study["raw_patient_id"]:
         raise Quarantine("changed_since_index", "a file's patient is not the one that was indexed; run index again")
     syntax = stored_transfer_syntax(dataset)
+    kept = frozenset(text_of(dataset, tag) for tag in job.engine.verbatim if tag in dataset)
     blanked = clean_pixels(dataset, syntax, job.config, review)
     pixels = bytes(dataset.get_item(PIXEL_DATA).value)
     try:
@@ -164,7 +180,7 @@ def clean_file(
         raise Quarantine("unreadable", "an element can't be parsed or written") from error
     header = written[: written.rindex(PIXEL_DATA_TAG, 0, len(written) - len(pixels) + 1)]
     inner = _scan_for(frozenset(trace.names), frozenset(trace.identifiers))
-    if any(scan.finds(header, pixels, dataset, trace.uids) for scan in (job.scan, inner)):
+    if any(scan.finds(header, pixels, dataset, trace.uids) for scan in (job.scan(kept), inner)):
         raise Quarantine("residual_identifier", "an original identifier is still in a cleaned file")
     return written, trace
 

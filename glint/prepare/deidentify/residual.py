@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 
 from glint.prepare.deidentify.encoded import encoded_forms
-from glint.prepare.deidentify.rules import PLACEHOLDERS
-from glint.prepare.deidentify.values import parse_date
+from glint.prepare.deidentify.rules import NUMBERS_THAT_HOLD_IDS, PLACEHOLDERS
+from glint.prepare.deidentify.values import long_identifiers, parse_date, whole_number
 
 SHORTEST = 4
 FOREIGN_BYTES = 6  # in UTF-8: two Chinese or three Cyrillic letters; fewer occur by chance
@@ -51,12 +52,14 @@ class ResidualScan:
     in_pixels: tuple[bytes, ...]
     in_numbers: re.Pattern[str]
     in_bytes: re.Pattern[bytes] | None
+    long_numbers: frozenset[str] = frozenset()
+    as_binary: tuple[bytes, ...] = ()
 
     def finds(self, header: bytes, pixels: bytes, dataset: Dataset, uids: Iterable[str]) -> bool:
         """True if an identifier is in the bytes of a written file; `dataset` is its parsed form.
 
-        An all-digit identifier that is found only inside number elements is a coincidence, for example 1024 in a
-        rescale intercept, and does not count.
+        An all-digit identifier that is part of a number element is a coincidence, and so is a short one that is all of
+        it (1024 in a rescale intercept, 512 rows). One of six digits or more that is all of a value was typed there.
         """
         if any(uid.encode() in header for uid in uids if len(uid) >= SHORTEST):
             return True
@@ -67,11 +70,16 @@ class ResidualScan:
             return True
         if _WIDE.search(header) and self.in_header.search(text.replace("\0", "")):
             return True
-        return self.in_numbers.search(text) is not None and self._in_texts(dataset)
+        suspected = self.in_numbers.search(text) is not None or any(number in header for number in self.as_binary)
+        return suspected and self._in_elements(dataset)
 
-    def _in_texts(self, dataset: Dataset) -> bool:
+    def _in_elements(self, dataset: Dataset) -> bool:
         for element in dataset.iterall():
-            if (
+            if element.VR in NUMBERS_THAT_HOLD_IDS:
+                values = element.value if isinstance(element.value, MultiValue | list) else [element.value]
+                if any(whole_number(str(value)) in self.long_numbers for value in values):
+                    return True
+            elif (
                 element.VR not in NUMBER_VRS
                 and element.VR not in ("SQ", "UI")
                 and self.in_numbers.search(str(element.value).lower())
@@ -122,12 +130,15 @@ def residual_scan(
     words = {word.lower() for word in words if _is_long_enough(word) and word.lower() not in PLACEHOLDERS}
     spelled = {form for text in dates for form in _date_forms(text)}
     digits = {word for word in words if word.isdigit()}
+    long_numbers = long_identifiers(digits)
     dated = "|".join(re.escape(form) for form in sorted(spelled))
     return ResidualScan(
         in_header=re.compile(
             "|".join([_any_of(words - digits).pattern, *([rf"(?<![0-9])(?:{dated})"] if spelled else [])])
         ),
         in_pixels=tuple(sorted(word.encode() for word in words if len(word) >= PIXEL_SHORTEST)),
-        in_numbers=_any_of(digits),
+        in_numbers=_any_of(digits | long_numbers),
         in_bytes=_any_bytes(word for word in words if not word.isascii()),
+        long_numbers=long_numbers,
+        as_binary=tuple(int(number).to_bytes(4, "little") for number in sorted(long_numbers) if int(number) < 1 << 32),
     )

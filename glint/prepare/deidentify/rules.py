@@ -19,6 +19,8 @@ SOP_CLASSES = {
 }
 TEXT_VRS = frozenset({"LO", "SH", "ST", "LT", "UT", "UC"})
 BINARY_NUMBER_VRS = frozenset({"US", "SS", "UL", "SL", "FL", "FD", "UV", "SV", "AT"})
+NUMBERS_THAT_HOLD_IDS = frozenset({"IS", "DS", "UL", "SL", "UV", "SV"})  # 16 bits hold five digits
+LONG_NUMBER_DIGITS = 6  # a shorter identifier may equal a number of rows, a dose, an exposure
 BULK_VRS = frozenset({"OB", "OW", "OD", "OF", "OL", "OV"})
 DATE_VRS = frozenset({"DA", "DT", "TM"})
 # Values of these are checked against the pattern and dropped where they don't fit: a name in a number field goes.

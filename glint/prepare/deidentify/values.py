@@ -7,8 +7,11 @@ modified dates).
 import math
 import re
 import struct
+from collections.abc import Iterable
 from datetime import date, timedelta
 from itertools import pairwise
+
+from glint.prepare.deidentify.rules import LONG_NUMBER_DIGITS
 
 _DATE = re.compile(r"(\d{4})([.\-]?)(\d{2})\2(\d{2})")
 _TIME = re.compile(r"\d{2}(:?\d{2}(:?\d{2}(\.\d{1,6})?)?)?")
@@ -109,3 +112,15 @@ def is_lookup_table(value: bytes) -> bool:
         if len(entries) > 8 and (min(steps) >= 0 or max(steps) <= 0):
             return True
     return False
+
+
+def whole_number(text: str) -> str:
+    """A number as its digits without sign and zeros before it; "" where it is no whole number."""
+    whole, _, fraction = text.strip().lstrip("+-").partition(".")
+    return whole.lstrip("0") if whole.isdigit() and not fraction.strip("0") else ""
+
+
+def long_identifiers(identifiers: Iterable[str]) -> frozenset[str]:
+    """Those of `identifiers` that are whole numbers too long to equal a measure by chance, as `whole_number` gives them."""
+    numbers = (whole_number(text) for text in identifiers if text.strip().isdigit())
+    return frozenset(number for number in numbers if len(number) >= LONG_NUMBER_DIGITS)

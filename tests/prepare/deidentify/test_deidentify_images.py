@@ -21,6 +21,7 @@ from glint.cli.__main__ import main
 from glint.core.config.deidentify import DeidentifyConfig
 from glint.core.ids import Pseudonyms
 from glint.prepare.deidentify.images import make_engine
+from glint.prepare.deidentify.residual import residual_scan
 from glint.prepare.deidentify.table import profile_actions, profile_rows
 from glint.prepare.deidentify.values import age_from_dates, capped_age, parse_date, shift_date, shift_datetime
 
@@ -211,6 +212,52 @@ def test_what_cannot_be_cleaned_is_quarantined_without_its_value(
 def test_a_number_that_equals_a_short_identifier_is_no_residue(tmp_path: Path) -> None:
     write_ct_series(tmp_path / "raw", num_slices=2, AccessionNumber="1024")
     assert deidentify(tmp_path, tmp_path / "raw")["reason"].to_list() == [None]
+
+
+LONG_IDS: list[tuple[str, str, Any, Any]] = [
+    ("512", "Exposure", "512", "512"),
+    ("51200", "Exposure", "51200", "51200"),
+    ("4471902", "Exposure", "4471902", ""),
+    ("4471902", "Exposure", "44719020", "44719020"),
+    ("0004471902", "ExposureTime", "+4471902", ""),
+    ("4471902", "DataCollectionDiameter", ["1.5", "4471902.0"], ""),
+    ("4471902", "DataCollectionDiameter", "447.1902", "447.1902"),
+    ("4471902", "RegionFlags", 4471902, None),
+    ("4471902", "RegionFlags", 44719, 44719),
+]
+
+
+@pytest.mark.parametrize(("patient_id", "keyword", "value", "kept"), LONG_IDS)
+def test_a_long_number_that_is_the_patients_leaves_number_elements(
+    patient_id: str, keyword: str, value: Any, kept: Any
+) -> None:
+    """Oracle: a person reading the table above; five digits or fewer may be a measure, a part of a number is chance."""
+    dataset = ct_dataset(PatientID=patient_id, **{keyword: value})
+    engine = make_engine(PSEUDONYMS, patient_id, DeidentifyConfig(), identifiers=[patient_id, ""])
+    engine.clean(dataset)
+    assert (str(dataset.get(keyword, "absent"))) == ("absent" if kept is None else str(kept)) or (
+        kept == "" and dataset[keyword].is_empty
+    )
+
+
+@pytest.mark.parametrize(("patient_id", "keyword", "value", "kept"), LONG_IDS)
+def test_the_last_gate_sees_such_a_number_where_the_rule_is_switched_off(
+    patient_id: str, keyword: str, value: Any, kept: Any
+) -> None:
+    dataset = ct_dataset(PatientID="p", **{keyword: value})
+    buffer = BytesIO()
+    dataset.save_as(buffer, implicit_vr=False, little_endian=True)
+    scan = residual_scan(names=[], identifiers=[patient_id], dates=[], phrases=[])
+    assert scan.finds(buffer.getvalue(), b"", dataset, []) == (kept in (None, ""))
+
+
+def test_a_retained_station_name_is_no_residue_and_an_institution_still_is(tmp_path: Path) -> None:
+    write_ct_series(tmp_path / "raw", num_slices=2, StationName="CTSCANNER01")
+    config = {"retain_device_identity": True}
+    files = written(deidentify(tmp_path, tmp_path / "raw", config))
+    assert {pydicom.dcmread(file).StationName for file in files} == {"CTSCANNER01"}
+    write_ct_series(tmp_path / "other", num_slices=2, StationName="Mercy Hill Hospital 2")
+    assert deidentify(tmp_path, tmp_path / "other", config, name="other_out")["reason"].item() == "residual_identifier"
 
 
 def test_an_overlay_hidden_in_pixel_bits_is_refused(tmp_path: Path) -> None:

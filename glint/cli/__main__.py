@@ -21,7 +21,7 @@ COMMANDS = (
     "evaluate",
 )
 """The stages, in order."""
-TOOLS = ("receipt", "commit", "status", "key", "pictures", "report-table", "report-view", "qc")
+TOOLS = ("receipt", "commit", "status", "key", "pictures", "report-table", "report-view", "qc", "teachers")
 """What works across stages."""
 
 

@@ -6,44 +6,14 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_encoders import DEPTH, WIDTH, official_state
 
 from glint.core.errors import FingerprintError, InputError
 from glint.core.provenance import sha256_file
 from glint.teachers.sources import open_encoder
 from glint.teachers.vjepa2_1 import encoder_of_checkpoint
 
-WIDTH, DEPTH, PATCH, TUBELET = 128, 3, 4, 2  # two heads of 64, as in every published size
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-def official_state(seed=0, depth=DEPTH):
-    """Tensors under their official names, none of them zero or one."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(*shape, scale=None):
-        return torch.randn(*shape, generator=generator) * (scale or math.prod(shape[1:]) ** -0.5)
-
-    state = {
-        "patch_embed.proj.weight": draw(WIDTH, 3, TUBELET, PATCH, PATCH),
-        "patch_embed.proj.bias": draw(WIDTH, scale=0.1),
-        "patch_embed_img.proj.weight": draw(WIDTH, 3, 1, PATCH, PATCH),
-        "patch_embed_img.proj.bias": draw(WIDTH, scale=0.1),
-        "img_mod_embed": draw(1, 1, WIDTH, scale=0.5),
-        "video_mod_embed": draw(1, 1, WIDTH, scale=0.5),
-    }
-    for block in range(depth):
-        for name, shape in (("attn.qkv", 3 * WIDTH), ("attn.proj", WIDTH), ("mlp.fc1", 4 * WIDTH)):
-            state[f"blocks.{block}.{name}.weight"] = draw(shape, WIDTH) * (1.5 if name == "attn.qkv" else 1)
-            state[f"blocks.{block}.{name}.bias"] = draw(shape, scale=0.1)
-        state[f"blocks.{block}.mlp.fc2.weight"] = draw(WIDTH, 4 * WIDTH)
-        state[f"blocks.{block}.mlp.fc2.bias"] = draw(WIDTH, scale=0.1)
-        for name in ("norm1", "norm2"):
-            state[f"blocks.{block}.{name}.weight"] = 1 + draw(WIDTH, scale=0.2)
-            state[f"blocks.{block}.{name}.bias"] = draw(WIDTH, scale=0.2)
-    for level in range(4):
-        state[f"norms_block.{level}.weight"] = 1 + draw(WIDTH, scale=0.2)
-        state[f"norms_block.{level}.bias"] = draw(WIDTH, scale=0.2)
-    return state
 
 
 def turned(vector, place, columns_per_axis):

@@ -29,6 +29,7 @@ class Family:
 @dataclass(frozen=True, kw_only=True)
 class Published:
     """Weights that somebody published. `volume_zyx`: the input they are documented for, `parameters`: of the encoder alone.
+    `mean` and `deviation` of the input in [0, 1]; a preprocessor_config.json beside the weights has the last word.
 
     `instead`: the ungated entry to take where these are refused.
     """
@@ -41,6 +42,8 @@ class Published:
     parameters: int
     volume_zyx: Size
     licence: str
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    deviation: tuple[float, float, float] = IMAGENET_DEVIATION
     gated: bool = False
     instead: str | None = None
 
@@ -88,7 +91,7 @@ PUBLISHED: dict[str, Published] = {
         width=768,
         depth=12,
         heads=12,
-        parameters=0,
+        parameters=86_828_544,
         volume_zyx=(64, 384, 384),
         licence="MIT",
     ),
@@ -98,7 +101,7 @@ PUBLISHED: dict[str, Published] = {
         width=1024,
         depth=24,
         heads=16,
-        parameters=0,
+        parameters=304_674_816,
         volume_zyx=(64, 384, 384),
         licence="MIT",
     ),
@@ -108,7 +111,7 @@ PUBLISHED: dict[str, Published] = {
         width=1024,
         depth=24,
         heads=16,
-        parameters=0,
+        parameters=303_885_312,
         volume_zyx=(64, 256, 256),
         licence="MIT",
     ),
@@ -118,7 +121,7 @@ PUBLISHED: dict[str, Published] = {
         width=384,
         depth=12,
         heads=6,
-        parameters=0,
+        parameters=21_596_160,
         volume_zyx=(1, 512, 512),
         licence="DINOv3 License",
         gated=True,
@@ -130,7 +133,7 @@ PUBLISHED: dict[str, Published] = {
         width=768,
         depth=12,
         heads=12,
-        parameters=0,
+        parameters=85_659_648,
         volume_zyx=(1, 512, 512),
         licence="DINOv3 License",
         gated=True,
@@ -142,7 +145,7 @@ PUBLISHED: dict[str, Published] = {
         width=1024,
         depth=24,
         heads=16,
-        parameters=0,
+        parameters=303_128_576,
         volume_zyx=(1, 512, 512),
         licence="DINOv3 License",
         gated=True,
@@ -154,7 +157,7 @@ PUBLISHED: dict[str, Published] = {
         width=768,
         depth=12,
         heads=12,
-        parameters=0,
+        parameters=85_724_928,
         volume_zyx=(1, 518, 518),
         licence="see its model card",
     ),
@@ -164,13 +167,29 @@ PUBLISHED: dict[str, Published] = {
         width=768,
         depth=12,
         heads=12,
-        parameters=0,
+        parameters=86_579_712,
         volume_zyx=(1, 518, 518),
-        licence="MSRLA",
+        licence="MIT",
     ),
 }
 
 
+def grid_of(volume_zyx: Size, family: str) -> Size:
+    """Patches along (z, y, x) that a family makes of a volume; one slice stands for itself where patches are deeper.
+
+    Raises KeyError for a family whose patch the configuration decides.
+    """
+    patch = FAMILIES[family].patch_zyx
+    if patch is None:
+        raise KeyError(family)
+    (z, y, x), (pz, py, px) = volume_zyx, patch
+    return max(1, z // pz), y // py, x // px
+
+
 def published_at(location: str) -> tuple[str, Published] | None:
-    """Name and entry of the published weights at a hub id or address."""
-    return next(((name, entry) for name, entry in PUBLISHED.items() if entry.location == location), None)
+    """Name and entry of the published weights at a hub id, an address, or a file that came from it."""
+    file = location.rsplit("/", 1)[-1]
+    for name, entry in PUBLISHED.items():
+        if entry.location == location or ("://" in entry.location and entry.location.endswith(f"/{file}")):
+            return name, entry
+    return None

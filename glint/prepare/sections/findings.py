@@ -20,6 +20,7 @@ _LENGTH = r"(\d+(?:[.,]\d+)?)"
 _BY = rf"(?:\s*(?:mm|cm)?\s*[x×*]\s*{_LENGTH})?"
 _SIZE = re.compile(rf"{_LENGTH}{_BY}{_BY}\s*-?(mm|cm|millimet|centimet)")
 _OR = re.compile(r"\s*,?\s*(?:or|vs\.?|versus)\s[\w\s-]{0,30}")
+_AND = re.compile(r"\s*,?\s*(?:and|&)\s+(?:(?:left|right|bilateral|bibasilar|basilar|adjacent|underlying)\s+){0,2}")
 _UPPER_LIMIT = re.compile(r"upper (?:limits?|range)")
 # These say something of the words right before them only.
 _ADJACENT = ("possible", "suspected", "questioned", "versus", "vs", "vs.", "absent", "not")
@@ -103,8 +104,8 @@ def _mentions(text: str, clauses: list[Span]) -> list[_Mention]:
     generic: list[_Mention] = []
     for words in load_lexicon().words:
         denials = [m.span() for m in words.absent.finditer(text)] if words.absent else []
-        if denials and _UPPER_LIMIT.search(text):
-            continue
+        if _UPPER_LIMIT.search(text):
+            denials = []
         named += [_Mention(words, a, b, True) for a, b in denials]
         named += [_Mention(words, *m.span(), False) for m in words.patterns.finditer(text)]
         if words.generic:
@@ -152,7 +153,7 @@ def _polarity(
     lexicon = load_lexicon()
     if lexicon.hypothetical.search(text, clause[0], mention.start):
         return None
-    led = _led(text, mention, clause, before, after)
+    led = _led(text, mention, mentions, clause, before, after)
     followed = _followed(text, mention, clause, before, after)
     if led and led.kind == "absent":
         return None if lexicon.not_denying.match(text, led.start) else "absent"
@@ -163,7 +164,9 @@ def _polarity(
     return "uncertain" if _alternative(text, mention, mentions) else "present"
 
 
-def _led(text: str, mention: _Mention, clause: Span, before: list[_Event], after: list[_Event]) -> _Event | None:
+def _led(
+    text: str, mention: _Mention, mentions: list[_Mention], clause: Span, before: list[_Event], after: list[_Event]
+) -> _Event | None:
     """The word before the mention that governs it, denial above doubt."""
     doubt: _Event | None = None
     reach = mention.start
@@ -176,12 +179,24 @@ def _led(text: str, mention: _Mention, clause: Span, before: list[_Event], after
             break
         if event.kind == "absent":
             return event
-        gap = text[event.end : mention.start]
-        listed = re.search(r",|\band\b", gap) and not re.search(r"\bor\b|/", gap)
-        if not listed:
+        if _shares_doubt(text, event, mention, mentions):
             doubt = doubt or event
         reach = event.start
     return doubt
+
+
+def _shares_doubt(text: str, doubt: _Event, mention: _Mention, mentions: list[_Mention]) -> bool:
+    """A doubt reaches over alternatives ("A, B or C") and over what a bare "and" joins ("possible A and B").
+
+    "Possible A, B in the left lung" doubts A alone.
+    """
+    gap = text[doubt.end : mention.start]
+    if not re.search(r",|\band\b", gap) or re.search(r"\bor\b|/", gap):
+        return True
+    joined = [m for m in mentions if doubt.end <= m.start and m.end <= mention.start]
+    return bool(joined) and all(
+        _AND.fullmatch(text, first.end, second.start) for first, second in pairwise([*joined, mention])
+    )
 
 
 def _followed(text: str, mention: _Mention, clause: Span, before: list[_Event], after: list[_Event]) -> _Event | None:

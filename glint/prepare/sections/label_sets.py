@@ -21,12 +21,13 @@ Row = Mapping[str, Any]
 class Label:
     """One label: any of `findings` (nested ones included) whose span, context and sentence hold the expressions, if any.
 
-    `uncertain` where the set's makers counted hedged findings as positive.
+    `uncertain` where the set's makers counted hedged findings as positive, but for those whose sentence holds `too_weak`.
     """
 
     findings: frozenset[str]
     none_of: frozenset[str]
     uncertain: bool
+    too_weak: re.Pattern[str] | None
     words: re.Pattern[str] | None
     context: re.Pattern[str] | None
     sentence: re.Pattern[str] | None
@@ -47,7 +48,12 @@ def load_label_sets() -> dict[str, LabelSet]:
     return {
         name: LabelSet(
             source=entry["source"],
-            labels={label: _label(value, entry["uncertain"]) for label, value in entry["labels"].items()},
+            labels={
+                label: _label(
+                    {"too_weak": entry["too_weak"], **value} if "too_weak" in entry else value, entry["uncertain"]
+                )
+                for label, value in entry["labels"].items()
+            },
         )
         for name, entry in data["sets"].items()
     }
@@ -61,6 +67,7 @@ def _label(entry: dict[str, Any], uncertain: bool) -> Label:
         findings=with_children(entry.get("findings", ())),
         none_of=with_children(entry.get("none_of", ())),
         uncertain=entry.get("uncertain", uncertain),
+        too_weak=expression("too_weak"),
         words=expression("words"),
         context=expression("context"),
         sentence=expression("sentence"),
@@ -87,11 +94,12 @@ def report_labels(sentences: Sequence[Row], findings: Iterable[Row], labels: Lab
 
 
 def _holds(label: Label, row: Row, sentences: Sequence[Row]) -> bool:
-    if row["finding"] not in label.findings or (row["polarity"] == "uncertain" and not label.uncertain):
+    hedged = row["polarity"] == "uncertain"
+    if row["finding"] not in label.findings or (hedged and not label.uncertain):
         return False
-    if not (label.words or label.context or label.sentence):
-        return True
     sentence = sentences[row["sentence_index"]]
+    if hedged and label.too_weak and label.too_weak.search(sentence["text"]):
+        return False
     text, start, end = sentence["text"], row["start"] - sentence["start"], row["end"] - sentence["start"]
     looked_at = (
         (label.words, text[start:end]),

@@ -67,6 +67,12 @@ TABLE = [
     ("Pneumonia?", "?pneumonia"),
     ("Could represent pulmonary edema.", "?pulmonary_edema"),
     ("Consolidation compatible with pneumonia.", "+consolidation +pneumonia"),
+    ("Possible atelectasis and consolidation.", "?atelectasis ?consolidation"),
+    ("Probable atelectasis and left pleural effusion.", "?atelectasis ?pleural_effusion:L"),
+    ("Possible atelectasis and small pleural effusion.", "?atelectasis +pleural_effusion"),
+    ("Possible atelectasis, cardiomegaly.", "?atelectasis +cardiomegaly"),
+    ("This does not look like consolidation.", "-consolidation"),
+    ("There does not appear to be a pneumothorax.", "-pneumothorax"),
     # sides and regions
     ("There is a 12 mm nodule in the right upper lobe.", "+nodule:R:upper"),
     ("Left lower lobe consolidation.", "+consolidation:L:lower"),
@@ -97,6 +103,10 @@ TABLE = [
     ("Cardiothoracic index increased in favor of the heart.", "+cardiomegaly"),
     ("No cardiomegaly.", "-cardiomegaly"),
     ("The heart is at the upper limits of normal in size.", ""),
+    ("The heart size is upper limits normal or mildly enlarged.", "+cardiomegaly"),
+    ("Heart size is borderline enlarged.", "+cardiomegaly"),
+    ("Heart size remains slightly large.", "+cardiomegaly"),
+    ("The heart and the large vessels are opacified.", ""),
     # other organs, history, advice
     ("Nodule in the left thyroid lobe.", ""),
     ("In the right lobe of the thyroid gland, a hypodense nodule is observed.", ""),
@@ -104,6 +114,9 @@ TABLE = [
     ("History of pneumothorax.", ""),
     ("CT is advised to exclude a mass.", ""),
     ("Pericardial effusion.", "+pericardial_effusion"),
+    ("Lower lobe edema.", "+pulmonary_edema:lower"),
+    ("Subcutaneous edema of the chest wall.", ""),
+    ("Patient with cystic fibrosis.", ""),
     # slips of the keyboard
     ("Small right pleural efusion.", "+pleural_effusion:R"),
     ("No pnuemothorax.", "-pneumothorax"),

@@ -43,9 +43,15 @@ def test_narrow_labels_look_at_the_words():
 
 
 def test_a_hedged_finding_counts_only_where_the_set_says_so():
-    text = "FINDINGS: Possible atelectasis in the left lung base."
+    text = "FINDINGS: Probable atelectasis in the left lung base."
     assert labels_of(text, "iu_mesh") == {"Atelectasis"}
     assert labels_of(text, "nih") == set()
+
+
+def test_a_hedge_that_a_set_calls_too_weak_does_not_count_and_a_plain_statement_beside_it_does():
+    assert labels_of("FINDINGS: Possible atelectasis in the left lung base.", "iu_mesh") == set()
+    assert labels_of("FINDINGS: Atelectasis which may be chronic.", "iu_mesh") == {"Atelectasis"}
+    assert labels_of("FINDINGS: Atelectasis or consolidation.", "iu_mesh") == {"Atelectasis", "Consolidation"}
 
 
 def test_no_finding_holds_where_nothing_is_present():

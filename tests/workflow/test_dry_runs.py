@@ -54,8 +54,11 @@ def test_films_plan_from_index_to_split_with_shards_of_their_own_and_no_job_of_c
 def test_films_with_reports_plan_their_sections(tmp_path):
     (tmp_path / "reports.csv").write_text("accession_number,report\n")
     more = ',"report_table":"reports.csv"'
-    jobs = planned(snakemake(tmp_path, "--dry-run", *films(tmp_path, more), "--", "sections_cxr"))
+    shown = ("--dry-run", "--printshellcmds", "--quiet", "host")
+    plan = snakemake(tmp_path, *shown, *films(tmp_path, more), "--", "sections_cxr")
+    jobs = planned(plan)
     assert jobs["index_reports_cxr"] == 1 and jobs["sections"] == 3
+    assert plan.stdout.count("glint sections") == plan.stdout.count("--model-cache state/cxr/05_sections ") == 3
 
 
 def test_what_films_do_not_have_yet_is_no_target(tmp_path):

@@ -13,10 +13,12 @@ rule sections:
     params:
         config=slice_json("sections"),
         recipe=recipe("sections"),
+        # A language model's checked answers, kept between runs and shared by shards; the rules write none.
+        answers="state/{modality}/05_sections",
     shell:
         recorded(
             "python -m glint sections --manifest {input} --out {output} "
-            "--config {params.config:q}"
+            "--model-cache {params.answers} --config {params.config:q}"
         )
 
 

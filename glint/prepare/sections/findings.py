@@ -102,10 +102,11 @@ def _clause_of(mention: _Mention, clauses: list[Span]) -> Span:
 def _mentions(text: str, clauses: list[Span]) -> list[_Mention]:
     named: list[_Mention] = []
     generic: list[_Mention] = []
+    upper_limit = _UPPER_LIMIT.search(text)
     for words in load_lexicon().words:
-        denials = [m.span() for m in words.absent.finditer(text)] if words.absent else []
-        if _UPPER_LIMIT.search(text):
-            denials = []
+        if words.hints and not any(hint in text for hint in words.hints):
+            continue
+        denials = [m.span() for m in words.absent.finditer(text)] if words.absent and not upper_limit else []
         named += [_Mention(words, a, b, True) for a, b in denials]
         named += [_Mention(words, *m.span(), False) for m in words.patterns.finditer(text)]
         if words.generic:

@@ -24,6 +24,8 @@ class FindingWords:
     generic: Pattern | None
     absent: Pattern | None
     exclude: Pattern | None
+    hints: frozenset[str] | None = None
+    """Every text that names the finding holds one of these; None where that can't be told from the patterns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +89,79 @@ def _finding(name: str, entry: dict[str, Any]) -> FindingWords:
         generic=_words(entry["generic"]) if "generic" in entry else None,
         absent=_words(entry["absent"]) if "absent" in entry else None,
         exclude=_words([entry["exclude"]]) if "exclude" in entry else None,
+        hints=literal_hints("|".join(p for key in ("patterns", "generic", "absent") for p in entry.get(key, ()))),
     )
+
+
+_MIN_HINT = 3
+
+
+def literal_hints(pattern: str) -> frozenset[str] | None:
+    """Literal pieces of a regular expression, one of which every match holds; None where some match may hold none.
+
+    A look for a piece is many times faster than a search by expression, and nearly every finding is absent from nearly
+    every sentence. Reads the subset of expressions that the lexicon uses; what it doesn't know it takes as no piece.
+    """
+    return _hints_of_branches(pattern, 0)[0]
+
+
+def _hints_of_branches(pattern: str, i: int) -> tuple[frozenset[str] | None, int]:
+    """Hints of the alternatives from `i` up to the closing parenthesis or the end, and where that is."""
+    branches: list[frozenset[str] | None] = []
+    while True:
+        hints, i = _hints_of_branch(pattern, i)
+        branches.append(hints)
+        if i >= len(pattern) or pattern[i] == ")":
+            break
+        i += 1
+    known = [hints for hints in branches if hints is not None]
+    return (frozenset().union(*known) if len(known) == len(branches) else None), i
+
+
+def _hints_of_branch(pattern: str, i: int) -> tuple[frozenset[str] | None, int]:
+    found: list[frozenset[str]] = []
+    run = ""
+    while i < len(pattern) and pattern[i] not in "|)":
+        piece, inner, i = _atom(pattern, i)
+        quantifier = _QUANTIFIER.match(pattern, i)
+        i = quantifier.end() if quantifier else i
+        optional = quantifier is not None and quantifier[0][0] != "+" and not quantifier[0].startswith(("{1", "{2"))
+        if piece and not optional:
+            run += piece
+        if quantifier or not piece:
+            found, run = [*found, frozenset({run})], ""
+        if inner and not optional:
+            found.append(inner)
+    found.append(frozenset({run}))
+    long = [hints for hints in found if min(map(len, hints)) >= _MIN_HINT]
+    return max(long, key=lambda hints: min(map(len, hints)), default=None), i
+
+
+_QUANTIFIER = re.compile(r"(?:[?*+]|\{\d*,?\d*\})\??")
+_GROUP = re.compile(r"\(\?(?:P<\w+>|<?[=!]|:)")
+_CLASS = re.compile(r"\[\^?\]?[^\]]*\]")
+
+
+def _atom(pattern: str, i: int) -> tuple[str, frozenset[str] | None, int]:
+    """(literal character or "", hints of a group that has to match, where the atom ends)."""
+    if pattern[i] == "(":
+        head = _GROUP.match(pattern, i)
+        inner, end = _hints_of_branches(pattern, head.end() if head else i + 1)
+        looks = head is not None and head[0][-1] in "=!"
+        return "", None if looks else inner, end + 1
+    if pattern[i] == "[":
+        skipped = _CLASS.match(pattern, i)
+        assert skipped is not None, pattern
+        return "", None, skipped.end()
+    if pattern[i] == "\\":
+        return ("" if pattern[i + 1].isalnum() else pattern[i + 1]), None, i + 2
+    return ("" if pattern[i] in ".^$" else pattern[i]), None, i + 1
+
+
+def _boundaries(patterns: list[str]) -> Pattern:
+    """Any of the patterns; those that open a word share one test for it, which lets the engine go by the first letter."""
+    opening = [pattern.removeprefix(r"\b") for pattern in patterns if pattern.startswith(r"\b")]
+    return re.compile("|".join([rf"\b(?:{'|'.join(opening)})", *(p for p in patterns if not p.startswith(r"\b"))]))
 
 
 def _literals(findings: dict[str, dict[str, Any]]) -> frozenset[str]:
@@ -124,7 +198,7 @@ def load_lexicon() -> Lexicon:
         not_negation=_words(data["comparison"]["not_negation"]),
         not_denying=re.compile(data["comparison"]["not_denying"]),
         hypothetical=_words([data["comparison"]["hypothetical"]]),
-        boundary=re.compile("|".join(data["boundary"]["patterns"])),
+        boundary=_boundaries(data["boundary"]["patterns"]),
         typo_words=frozenset(data["typos"]["words"]),
         typo_keep=frozenset(data["typos"]["keep"]) | _literals(findings),
     )

@@ -44,7 +44,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -77,11 +77,13 @@ def normalise_sentence(text: str) -> str:
     return " ".join(normal.split())
 
 
+@lru_cache(maxsize=50_000)
 def sentence_class(text: str) -> str:
     """16 hex digits of the SHA-256 of the normalised sentence."""
     return _digest16(normalise_sentence(text))
 
 
+@lru_cache(maxsize=50_000)
 def finding_class(finding: str, polarity: str, laterality: str | None, region: str | None) -> str:
     """16 hex digits that name the statement (finding, polarity, laterality, region)."""
     return _digest16("|".join((finding, polarity, laterality or "", region or "")))

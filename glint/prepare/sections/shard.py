@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -129,19 +130,20 @@ def check_readable(text: str, config: SectionsConfig) -> None:
     Raises:
         Quarantine: empty_report, too_long, not_text, markup, other_language.
     """
-    letters = sum(c.isalpha() for c in text)
-    visible = sum(not c.isspace() for c in text)
+    times = Counter(text)
+    letters = sum(n for c, n in times.items() if c.isalpha())
+    visible = sum(n for c, n in times.items() if not c.isspace())
     if not visible or (letters < config.min_letters and not re.search(r"[\x00-\x08\x0e-\x1f\ufffd]", text)):
         raise Quarantine("empty_report", "the report has next to no letters")
     if len(text) > config.max_characters:
         raise Quarantine("too_long", f"{len(text)} characters")
-    unprintable = sum(not (c.isprintable() or c.isspace()) or c == "\ufffd" for c in text)
+    unprintable = sum(n for c, n in times.items() if not (c.isprintable() or c.isspace()) or c == "\ufffd")
     if unprintable > 0.02 * len(text) or letters < config.min_letter_share * visible:
         raise Quarantine("not_text", "control characters or too few letters")
     if _MARKUP.match(text) or len(_MARKUP.findall(text)) > _MAX_TAGS:
         raise Quarantine("markup", "HTML, XML or RTF; export reports as plain text")
-    words = [word.lower() for word in _WORD.findall(text)]
-    known = sum(word in _known_words() for word in words)
+    words = _WORD.findall(text.lower())
+    known = sum(map(_known_words().__contains__, words))
     if known < config.min_english_share * len(words):
         raise Quarantine("other_language", "hardly an English word")
 

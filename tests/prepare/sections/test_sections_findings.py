@@ -1,11 +1,14 @@
 """Hand-written sentences and what they state: + present, - absent, ? uncertain; L, R, B sides; then the region."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import glint.prepare.sections.findings as findings_module
 from glint.prepare.sections.findings import read_findings
-from glint.prepare.sections.lexicon import load_lexicon
+from glint.prepare.sections.lexicon import literal_hints, load_lexicon
 from glint.prepare.sections.spelling import corrected, within_one_slip
 
 SIDE = {"left": "L", "right": "R", "bilateral": "B", None: ""}
@@ -238,3 +241,27 @@ def test_the_ten_findings_of_the_demo_lead_the_lexicon_in_a_fixed_order():
 )
 def test_words_that_compare_are_marked_on_the_findings_of_their_clause(sentence, words):
     assert [found.comparison for found in read_findings(sentence)] == words
+
+
+def test_the_quick_look_for_pieces_hides_no_finding(monkeypatch):
+    sentences = [sentence for sentence, _ in TABLE]
+    quick = [read_findings.__wrapped__(sentence) for sentence in sentences]
+    lexicon = load_lexicon()
+    assert sum(words.hints is not None for words in lexicon.words) > 20
+    thorough = replace(lexicon, words=tuple(replace(words, hints=None) for words in lexicon.words))
+    monkeypatch.setattr(findings_module, "load_lexicon", lambda: thorough)
+    assert quick == [read_findings.__wrapped__(sentence) for sentence in sentences]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "hints"),
+    [
+        ("(?:pulmonary |lung )?nodules?", {"nodule"}),
+        ("hazy (?:opacity|density)|ggos?", {"opacity", "density", "ggo"}),
+        (r"clips|(?<!not )wir(?:e|ed)\b[^.;]{0,40}?seen+", {"clips", "seen"}),
+        (r"stabili[sz]ation (?:device)*|x{2}yes", {"stabili", "yes"}),
+        ("nodules?|(?:mass)?", None),
+    ],
+)
+def test_every_match_of_a_pattern_holds_one_of_its_pieces(pattern, hints):
+    assert literal_hints(pattern) == hints

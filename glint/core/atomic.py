@@ -41,12 +41,17 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
     temporary = _temporary(final)
     try:
         yield temporary
-        with temporary.open("rb") as handle:
-            os.fsync(handle.fileno())
-        temporary.replace(final)
-        _fsync_folder(final.parent)
+        settle(temporary, final)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def settle(temporary: Path, final: Path) -> None:
+    """Give a finished file of the same folder its name, once its content is on disk."""
+    with temporary.open("rb") as handle:
+        os.fsync(handle.fileno())
+    temporary.replace(final)
+    _fsync_folder(final.parent)
 
 
 @contextmanager

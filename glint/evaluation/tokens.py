@@ -14,7 +14,7 @@ from glint.formats.manifest import read_manifests
 FINAL = "final"
 
 
-def teacher_tokens(manifests: Sequence[Path], study_ids: Sequence[str]) -> NDArray[np.float16]:
+def teacher_tokens(manifests: Sequence[Path], study_ids: Sequence[str]) -> NDArray[np.floating]:
     """(B, P, D) final tokens in the order of `study_ids`; the last stored block's where the final ones were not stored.
 
     Raises:
@@ -35,5 +35,5 @@ def teacher_tokens(manifests: Sequence[Path], study_ids: Sequence[str]) -> NDArr
             caches[path] = FeatureCache(path, fingerprint=rows[study]["fingerprint"])
         cache = caches[path]
         layer = FINAL if FINAL in cache.layers else cache.layers[-1]
-        tokens.append(cache.tokens(layer)[cache.row(study)])
+        tokens.append(cache.read(layer, [cache.row(study)])[0])
     return np.stack(tokens)

@@ -1,222 +1,496 @@
 """Feature cache: teacher tokens of one shard of studies in one HDF5 file that knows what it was made from.
 
-Layout (N rows, P patches, D channels):
+Layout (N rows, P patches, D channels), contiguous, or one chunk per row; never compressed, so that rows are mapped at their offset:
 
-    tokens/<layer>   (N, P, D) float16, contiguous     study_id    (N,) bytes       row_ok   (N,) uint8, 0: quarantined
-    affine           (N, 4, 4) float64, RAS mm         coverage    (N, P) float32   row_digest (N, 32) uint8, SHA-256 of the row
+    tokens/<layer>  (N, P, D) float16 | uint16 (the bits of bfloat16) | int8      scale, offset/<layer>  (N, D) float32, int8 alone
+    head            (bytes) JSON: recipe, layers, grid, width, dtype, layout      affine    (N, 4, 4) float64, RAS mm
+    study_id        (N,) bytes                                                    coverage  (N, P) float32, share within the scan
+    source_digest   (N, 32) uint8, SHA-256 of the volume                          row_digest (N, 32) uint8, SHA-256 of the row
+    row_ok          (N,) uint8, 0: quarantined
 
-Attributes: schema, fingerprint, grid, dtype, layers, complete = 1, written last. Contiguous datasets are memory-mapped at
-their offset: as fast as a plain array, where row chunks or gzip cost tens of times as much.
+Attributes: schema, fingerprint (SHA-256 of head, studies and source digests), complete = 1, written last.
+
+A writer lays the empty file out once as `.<name>.partial` and then writes rows at their offsets, without HDF5: a kill can
+tear one row and nothing else, and the next writer keeps every row whose digest holds. Only a whole file takes the name.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import json
+import mmap
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from glint.core.atomic import atomic_file
+from glint.core.atomic import atomic_file, settle
 from glint.core.errors import FingerprintError, InputError, Quarantine
+from glint.core.provenance import canonical_json, digest
 
-SCHEMA_VERSION = 1
-Tokens = NDArray[np.float16]
-
-
-def as_float16(tokens: NDArray[Any]) -> Tokens:
-    """Tokens as float16. Raises Quarantine when one is not finite, before or after: float16 ends at 65504."""
-    with np.errstate(over="ignore"):
-        narrowed: Tokens = np.asarray(tokens).astype(np.float16)
-    if not np.isfinite(narrowed).all():
-        raise Quarantine("tokens_not_finite", "the teacher's tokens hold NaN, infinity or values beyond float16")
-    return narrowed
+SCHEMA_VERSION = 2
+INT8_STEPS = 127
+StoredType = Literal["float16", "bfloat16", "int8"]
+Layout = Literal["contiguous", "chunked"]
+Floats = NDArray[np.float32]
+ON_DISK: dict[str, np.dtype[Any]] = {"float16": np.dtype("<f2"), "bfloat16": np.dtype("<u2"), "int8": np.dtype("i1")}
 
 
-class FeatureWriter:
-    """Rows of an open cache, one `put` per study. Made by `write_cache`."""
+@dataclass(frozen=True, kw_only=True)
+class CacheHead:
+    """What fixes a cache before its first row. `recipe`: JSON values; `sources`: study → SHA-256 of its volume, "" where unreadable.
 
-    def __init__(self, handle: h5py.File, layers: tuple[str, ...]) -> None:
-        self._handle, self._layers = handle, layers
+    The recipe holds whatever decides the tokens besides the volumes: weights, architecture, windows, precision, code.
+    """
 
-    def put(
-        self, row: int, tokens: Mapping[str, Tokens], *, affine: NDArray[np.float64], coverage_P: NDArray[np.float32]
-    ) -> None:
-        """Store row `row`: tokens (P, D) by layer, affine (4, 4), coverage (P,)."""
-        for layer in self._layers:
-            self._handle[f"tokens/{layer}"][row] = tokens[layer]
-        self._handle["affine"][row] = affine
-        self._handle["coverage"][row] = coverage_P
-        self._handle["row_ok"][row] = 1
-        study = bytes(self._handle["study_id"][row])
-        parts = [np.ascontiguousarray(tokens[layer], np.float16) for layer in self._layers]
-        digest = _row_digest(study, parts, np.asarray(affine, np.float64), np.asarray(coverage_P, np.float32))
-        self._handle["row_digest"][row] = np.frombuffer(digest, np.uint8)
+    study_ids: tuple[str, ...]
+    layers: tuple[str, ...]
+    grid: tuple[int, int, int]
+    width: int
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
+    dtype: StoredType = "float16"
+    layout: Layout = "contiguous"
+
+    @property
+    def patches(self) -> int:
+        """Tokens of one study."""
+        return int(np.prod(self.grid))
+
+    def described(self) -> dict[str, Any]:
+        """All but the studies, as JSON values."""
+        return {
+            "recipe": dict(self.recipe),
+            "layers": list(self.layers),
+            "grid": list(self.grid),
+            "width": self.width,
+            "dtype": self.dtype,
+            "layout": self.layout,
+            "schema": SCHEMA_VERSION,
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """Hexadecimal SHA-256 over the head and every study's source."""
+        return digest([self.described(), [[study, self.sources.get(study, "")] for study in self.study_ids]])
+
+    def datasets(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+        """Shape and type of everything that has a row per study and is written row by row."""
+        count = len(self.study_ids)
+        shapes: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
+        for layer in self.layers:
+            shapes[f"tokens/{layer}"] = ((count, self.patches, self.width), ON_DISK[self.dtype])
+            if self.dtype == "int8":
+                shapes[f"scale/{layer}"] = shapes[f"offset/{layer}"] = ((count, self.width), np.dtype("<f4"))
+        return shapes | {
+            "affine": ((count, 4, 4), np.dtype("<f8")),
+            "coverage": ((count, self.patches), np.dtype("<f4")),
+            "row_digest": ((count, 32), np.dtype("u1")),
+            "row_ok": ((count,), np.dtype("u1")),
+        }
 
 
-def _row_digest(
-    study: bytes, tokens: Sequence[NDArray[Any]], affine: NDArray[np.float64], coverage_P: NDArray[np.float32]
-) -> bytes:
-    sha = hashlib.sha256(study)
-    for part in (*tokens, affine, coverage_P):
-        sha.update(np.ascontiguousarray(part).tobytes())
+def stored_tokens(tokens_PD: NDArray[Any], dtype: StoredType) -> dict[str, NDArray[Any]]:
+    """Tokens (P, D) as they lie on disk: `tokens`, and for int8 `scale` and `offset` (D,) of every channel of this study.
+
+    Raises:
+        Quarantine: one is not finite, before or after: float16 ends at 65504.
+    """
+    exact = np.asarray(tokens_PD, dtype=np.float32)
+    if not np.isfinite(exact).all():
+        raise Quarantine("tokens_not_finite", "the teacher's tokens hold NaN or infinity")
+    if dtype == "int8":
+        low, high = exact.min(axis=0), exact.max(axis=0)
+        offset = low / 2 + high / 2
+        scale = (high / 2 - low / 2) / INT8_STEPS
+        steps = np.rint((exact - offset) / np.where(scale > 0, scale, 1))
+        return {"tokens": steps.clip(-INT8_STEPS, INT8_STEPS).astype(np.int8), "scale": scale, "offset": offset}
+    if dtype == "bfloat16":
+        bits = exact.view(np.uint32)
+        stored = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)  # to nearest, ties to even
+        finite = bool(((stored & 0x7F80) != 0x7F80).all())
+    else:
+        with np.errstate(over="ignore"):
+            stored = exact.astype(np.float16)
+        finite = bool(np.isfinite(stored).all())
+    if not finite:
+        raise Quarantine("tokens_not_finite", f"the teacher's tokens hold values beyond {dtype}")
+    return {"tokens": stored}
+
+
+def bfloat16_values(bits: NDArray[np.uint16]) -> Floats:
+    """float32 of bfloat16 bits."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def _row_digest(study: str, source: str, parts: Mapping[str, NDArray[Any]]) -> bytes:
+    """`parts`: name → the row's values as they lie on disk."""
+    sha = hashlib.sha256(f"{study} {source}".encode())
+    for name in sorted(parts):
+        sha.update(np.ascontiguousarray(parts[name]).tobytes())
     return sha.digest()
 
 
-@contextmanager
-def write_cache(
-    path: Path,
-    *,
-    study_ids: Sequence[str],
-    layers: Sequence[str],
-    grid: tuple[int, int, int],
-    width: int,
-    fingerprint: str,
-) -> Iterator[FeatureWriter]:
-    """Yield a writer; the file takes its name, complete, when the block ends well, and vanishes when it doesn't.
+class FeatureWriter:
+    """Rows of an open cache, one `put` per study. Made by `write_cache`. `done`: rows that an earlier writer left whole."""
 
-    HDF5 of the default version opens after a kill with the rows written so far, so completeness rests on the rename and
-    on the attribute `complete`, which is written after everything else.
+    def __init__(
+        self, descriptor: int, head: CacheHead, offsets: Mapping[str, Sequence[int]], done: frozenset[int]
+    ) -> None:
+        self.head, self.done = head, done
+        self._descriptor, self._offsets, self._datasets = descriptor, offsets, head.datasets()
+
+    def put(
+        self, row: int, tokens: Mapping[str, NDArray[Any]], *, affine: NDArray[np.float64], coverage_P: Floats
+    ) -> None:
+        """Store row `row`: tokens (P, D) by layer, affine (4, 4), coverage (P,).
+
+        Raises:
+            Quarantine: a token is not finite in the type on disk; nothing was written.
+        """
+        parts: dict[str, NDArray[Any]] = {"affine": affine, "coverage": coverage_P}
+        for layer in self.head.layers:
+            parts |= {f"{part}/{layer}": value for part, value in stored_tokens(tokens[layer], self.head.dtype).items()}
+        for name, value in parts.items():
+            shape, dtype = self._datasets[name]
+            parts[name] = np.ascontiguousarray(value, dtype=dtype).reshape(shape[1:])
+        study = self.head.study_ids[row]
+        found = _row_digest(study, self.head.sources.get(study, ""), parts)
+        for name, value in parts.items():
+            self._write(name, row, value.tobytes())
+        self._write("row_digest", row, found)
+        self._write("row_ok", row, b"\x01")
+
+    def _write(self, name: str, row: int, content: bytes) -> None:
+        written = 0
+        while written < len(content):  # a write may be short, on a full disk above all
+            written += os.pwrite(self._descriptor, content[written:], self._offsets[name][row] + written)
+
+
+def partial_path(path: Path) -> Path:
+    """Name of the unfinished twin of a cache."""
+    return path.parent / f".{path.name}.partial"
+
+
+@contextmanager
+def write_cache(path: Path, head: CacheHead) -> Iterator[FeatureWriter]:
+    """Yield a writer; the file takes its name, complete, when the block ends well. Otherwise its rows wait for the next writer.
+
+    Raises:
+        InputError: another process writes this file.
     """
-    patches, count = int(np.prod(grid)), len(study_ids)
-    longest = max((len(study.encode()) for study in study_ids), default=1)
-    shapes: dict[str, tuple[tuple[int, ...], Any]] = {
-        **{f"tokens/{layer}": ((count, patches, width), np.dtype("<f2")) for layer in layers},
-        "affine": ((count, 4, 4), np.dtype("<f8")),
-        "coverage": ((count, patches), np.dtype("<f4")),
-        "row_ok": ((count,), np.dtype("u1")),
-        "row_digest": ((count, 32), np.dtype("u1")),
-    }
-    with atomic_file(path) as temporary:
-        with h5py.File(temporary, "w", track_order=False) as handle:
-            names = np.array([study.encode() for study in study_ids], dtype=f"S{longest}")
-            handle.create_dataset("study_id", data=names, track_times=False)
-            for name, (shape, dtype) in shapes.items():
-                handle.create_dataset(name, shape=shape, dtype=dtype, track_times=False, fillvalue=0)
-            yield FeatureWriter(handle, tuple(layers))
-            handle.attrs.update(
-                schema=SCHEMA_VERSION, fingerprint=fingerprint, grid=grid, dtype="float16", layers=",".join(layers)
+    partial, final = partial_path(path), Path(path)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with _sole_writer(final):
+        done = _whole_rows(partial, head)
+        if done is None:
+            done = frozenset()
+            with atomic_file(partial) as temporary:
+                _lay_out(temporary, head)
+        with h5py.File(partial, "r") as handle:
+            offsets = {name: _row_offsets(handle[name]) for name in head.datasets()}
+        descriptor = os.open(partial, os.O_RDWR)
+        try:
+            yield FeatureWriter(descriptor, head, offsets, done)
+            os.fsync(descriptor)  # before `complete`, which says that they are there
+        finally:
+            os.close(descriptor)
+        with h5py.File(partial, "r+") as handle:
+            handle.attrs.modify("complete", 1)
+        settle(partial, final)
+
+
+@contextmanager
+def _sole_writer(path: Path) -> Iterator[None]:
+    """Hold `.<name>.lock`; the system frees it when its holder dies."""
+    lock = path.parent / f".{path.name}.lock"
+    with lock.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"{path}: another process is writing this feature cache; wait for it") from error
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _lay_out(path: Path, head: CacheHead) -> None:
+    """The whole file but for its rows, which read as quarantined: space reserved, every offset final."""
+    reserved = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    reserved.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    longest = max((len(study.encode()) for study in head.study_ids), default=1)
+    sources = [bytes.fromhex(head.sources.get(study, "")).ljust(32, b"\0") for study in head.study_ids]
+    with h5py.File(path, "w", track_order=False) as handle:
+        names = np.array([study.encode() for study in head.study_ids], dtype=f"S{longest}")
+        told = np.frombuffer(canonical_json(head.described()).encode(), np.uint8)
+        digests = np.frombuffer(b"".join(sources), np.uint8).reshape(-1, 32)
+        for name, value in {"study_id": names, "head": told, "source_digest": digests}.items():
+            handle.create_dataset(name, data=value, track_times=False)
+        for name, (shape, dtype) in head.datasets().items():
+            chunks = (1, *shape[1:]) if head.layout == "chunked" and name.startswith("tokens/") and shape[0] else None
+            small = not name.startswith("tokens/")
+            handle.create_dataset(
+                name,
+                shape=shape,
+                dtype=dtype,
+                chunks=chunks,
+                track_times=False,
+                dcpl=reserved.copy(),
+                fillvalue=0 if small else None,
+                fill_time="alloc" if small else "never",
             )
-            handle.flush()
-            handle.attrs["complete"] = 1
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        handle.attrs.update(schema=SCHEMA_VERSION, fingerprint=head.fingerprint, complete=0)
+
+
+def _row_offsets(dataset: h5py.Dataset) -> tuple[int, ...]:
+    """Byte offset of every row; rows lie together in the file, in one block or in a chunk each."""
+    count, size = dataset.shape[0], int(np.prod(dataset.shape[1:])) * dataset.dtype.itemsize
+    if count == 0:
+        return ()
+    if dataset.chunks is None:
+        return tuple(dataset.id.get_offset() + row * size for row in range(count))
+    if dataset.compression is not None or dataset.chunks != (1, *dataset.shape[1:]):
+        raise InputError(f"tokens in chunks {dataset.chunks}, compressed or not of one study each, can't be mapped")
+    zeros = (0,) * (dataset.ndim - 1)
+    return tuple(dataset.id.get_chunk_info_by_coord((row, *zeros)).byte_offset for row in range(count))
+
+
+def _whole_rows(partial: Path, head: CacheHead) -> frozenset[int] | None:
+    """Rows of an unfinished file that are what was written; None where there is no file to go on with."""
+    try:
+        cache = FeatureCache(partial, fingerprint=head.fingerprint, finished=False)
+        return frozenset(row for row in range(len(cache)) if cache.row_ok[row] and cache.holds(row))
+    except (InputError, FingerprintError):
+        return None
 
 
 class FeatureCache:
-    """Reader: checks the file once, then maps it. Picklable: a worker process opens its own map.
+    """Reader: checks the file once, then maps it. No HDF5 handle stays open; every process maps the file anew, forked or spawned.
 
     Args:
         path: The shard's HDF5 file.
         fingerprint: What the reader's manifest says the file was made from; None takes what is there.
+        recipe: Parts of the recipe that the reader relies on, such as the weights; a difference is named.
+        sources: study → SHA-256 of the volume that the reader has.
 
     Raises:
-        InputError: no such file, not HDF5, unfinished, or of another schema.
+        InputError: no such file, not HDF5, unfinished, damaged or of another schema.
         FingerprintError: made from something else than the reader expects.
     """
 
-    def __init__(self, path: Path, *, fingerprint: str | None = None) -> None:
-        self.path, self._expected = Path(path), fingerprint
-        self._open()
+    def __init__(
+        self,
+        path: Path,
+        *,
+        fingerprint: str | None = None,
+        recipe: Mapping[str, Any] | None = None,
+        sources: Mapping[str, str] | None = None,
+        finished: bool = True,
+    ) -> None:
+        self.path, self._finished = Path(path), finished
+        self._open(fingerprint)
+        self.check(recipe=recipe or {}, sources=sources or {})
 
-    def _open(self) -> None:
-        offsets: dict[str, tuple[int | None, tuple[int, ...], Any]] = {}
+    def _open(self, expected: str | None) -> None:
         try:
             with h5py.File(self.path, "r") as handle:
-                self._check(handle)
+                if self._finished and handle.attrs.get("complete", 0) != 1:
+                    raise InputError(
+                        f"{self.path}: this feature cache was never finished; run the features stage again"
+                    )
+                if (schema := handle.attrs.get("schema")) != SCHEMA_VERSION:
+                    raise InputError(
+                        f"{self.path}: feature cache of schema {schema}, this reader knows {SCHEMA_VERSION}; "
+                        "run the features stage again"
+                    )
+                self.head = _read_head(handle)
                 self.fingerprint = str(handle.attrs["fingerprint"])
-                self.layers = tuple(str(handle.attrs["layers"]).split(","))
-                grid = [int(size) for size in handle.attrs["grid"]]
-                self.grid = (grid[0], grid[1], grid[2])
-                self.study_ids = tuple(bytes(name).decode() for name in handle["study_id"][:])
-                for name in (
-                    *(f"tokens/{layer}" for layer in self.layers),
-                    "affine",
-                    "coverage",
-                    "row_ok",
-                    "row_digest",
-                ):
-                    dataset = handle[name]
-                    offsets[name] = (dataset.id.get_offset(), dataset.shape, dataset.dtype)
+                self._offsets = {name: _row_offsets(handle[name]) for name in self.head.datasets()}
+                place = self.path.stat()
+            self._identity = (place.st_dev, place.st_ino, place.st_size, place.st_mtime_ns)
         except FileNotFoundError as error:
             raise InputError(f"{self.path}: no such feature cache; run the features stage first") from error
-        except (OSError, KeyError) as error:
+        except (OSError, KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise InputError(
                 f"{self.path}: not a feature cache, or a damaged one; run the features stage again"
             ) from error
-        self._rows = {study: row for row, study in enumerate(self.study_ids)}
-        self._arrays = {name: self._map(*place) for name, place in offsets.items()}
-
-    def _check(self, handle: h5py.File) -> None:
-        if handle.attrs.get("complete", 0) != 1:
-            raise InputError(f"{self.path}: this feature cache was never finished; run the features stage again")
-        if (schema := handle.attrs.get("schema")) != SCHEMA_VERSION:
-            raise InputError(
-                f"{self.path}: feature cache of schema {schema}, this reader knows {SCHEMA_VERSION}; run the stage again"
-            )
-        if self._expected is not None and (actual := str(handle.attrs["fingerprint"])) != self._expected:
+        if self.fingerprint != self.head.fingerprint:
+            raise InputError(f"{self.path}: its head is not what was written; run the features stage again")
+        if expected is not None and self.fingerprint != expected:
             raise FingerprintError(
-                f"{self.path}: cache has fingerprint {actual[:12]}, the manifest expects {self._expected[:12]}; "
+                f"{self.path}: cache has fingerprint {self.fingerprint[:12]}, the reader expects {expected[:12]}; "
                 "run the features stage again"
             )
+        self._rows = {study: row for row, study in enumerate(self.head.study_ids)}
+        self._process = -1
+        self._arrays: dict[str, Any] = {}
 
-    def _map(self, offset: int | None, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-        if offset is None:  # a dataset without rows was never given a place
-            return np.zeros(shape, dtype)
-        return np.memmap(self.path, dtype=dtype, mode="r", offset=offset, shape=shape)
+    def check(self, *, recipe: Mapping[str, Any], sources: Mapping[str, str]) -> None:
+        """Compare what the cache was made from with what the reader has. Raises FingerprintError naming the first difference."""
+        for name, wanted in recipe.items():
+            if (found := self.head.recipe.get(name)) != json.loads(canonical_json(wanted)):
+                raise FingerprintError(
+                    f"{self.path}: made with {name} {_brief(found)}, here it is {_brief(wanted)}; run the features stage again"
+                )
+        for study, wanted in sources.items():
+            if study in self._rows and (volume := self.head.sources.get(study, "")) != wanted:
+                raise FingerprintError(
+                    f"{self.path}: the volume of study {study} was {volume[:12] or 'unreadable'}, it is {wanted[:12]} now; "
+                    "run the features stage again"
+                )
+
+    def _mapped(self, name: str) -> Any:
+        """(N, …) array over the mapped file, or a tuple of rows where every row is a chunk of its own."""
+        if self._process != os.getpid():
+            self._map()
+        return self._arrays[name]
+
+    def _map(self) -> None:
+        with self.path.open("rb") as handle:
+            place = os.fstat(handle.fileno())
+            if (place.st_dev, place.st_ino, place.st_size, place.st_mtime_ns) != self._identity:
+                self._open(self.fingerprint)
+                return self._map()
+            mapped = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+        self._arrays = {}
+        for name, (shape, dtype) in self.head.datasets().items():
+            offsets, size = self._offsets[name], int(np.prod(shape[1:])) * dtype.itemsize
+            if offsets and max(offsets) + size > len(mapped):
+                raise InputError(f"{self.path}: the file ends before its rows do; run the features stage again")
+            if all(later - offset == size for offset, later in pairwise(offsets)):
+                start, count = (offsets[0], shape[0]) if offsets else (0, 0)
+                self._arrays[name] = np.frombuffer(mapped, dtype, count * size // dtype.itemsize, start).reshape(shape)
+            else:
+                self._arrays[name] = tuple(
+                    np.frombuffer(mapped, dtype, size // dtype.itemsize, offset).reshape(shape[1:])
+                    for offset in offsets
+                )
+        self._process = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "_expected": self.fingerprint}
+        return {"path": self.path, "fingerprint": self.fingerprint, "_finished": self._finished}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._open()
+        self.path, self._finished = state["path"], state["_finished"]
+        self._open(state["fingerprint"])
 
     def __len__(self) -> int:
-        return len(self.study_ids)
+        return len(self.head.study_ids)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the stored token sets."""
+        return self.head.layers
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Patches along (z, y, x)."""
+        return self.head.grid
+
+    @property
+    def study_ids(self) -> tuple[str, ...]:
+        """Studies, by row."""
+        return self.head.study_ids
 
     def row(self, study_id: str) -> int:
         """Row of a study. Raises InputError when the cache has none, or a quarantined one."""
-        if study_id not in self._rows or not self._arrays["row_ok"][self._rows[study_id]]:
+        if study_id not in self._rows or not self.row_ok[self._rows[study_id]]:
             raise InputError(f"{self.path}: holds no tokens of study {study_id}; see the manifest for the reason")
         return self._rows[study_id]
 
-    def tokens(self, layer: int | str) -> Tokens:
-        """(N, P, D) float16, mapped. Raises InputError for a layer that was not stored."""
-        if str(layer) not in self.layers:
+    def read(
+        self, layer: int | str, rows: Sequence[int] | NDArray[np.intp], patches: NDArray[np.intp] | None = None
+    ) -> NDArray[Any]:
+        """(B, P', D) tokens of some rows, and of some patches where given: float16 as stored, float32 of the other types.
+
+        Raises:
+            InputError: the layer was not stored.
+        """
+        name = str(layer)
+        if name not in self.layers:
             raise InputError(
                 f"{self.path}: has layers {', '.join(self.layers)}, not {layer}; add it to features.layers"
             )
-        return self._arrays[f"tokens/{layer}"]
+        stored = _gathered(self._mapped(f"tokens/{name}"), rows, patches)
+        if self.head.dtype == "float16":
+            return stored
+        if self.head.dtype == "bfloat16":
+            return bfloat16_values(stored)
+        chosen = np.asarray(rows, dtype=np.intp)
+        scale, offset = (self._mapped(f"{part}/{name}")[chosen, None, :] for part in ("scale", "offset"))
+        return np.asarray(stored * scale + offset, dtype=np.float32)
 
     @property
-    def coverage(self) -> NDArray[np.float32]:
+    def coverage(self) -> Floats:
         """(N, P) share of every patch that lies within the scan."""
-        return self._arrays["coverage"]
+        return self._mapped("coverage")  # type: ignore[no-any-return]
+
+    @property
+    def valid(self) -> NDArray[np.bool_]:
+        """(N, P) patches that hold at least half scan; the rest is padding."""
+        return np.asarray(self.coverage >= 0.5)
 
     @property
     def affine(self) -> NDArray[np.float64]:
         """(N, 4, 4) voxel index (x, y, z) → RAS mm."""
-        return self._arrays["affine"]
+        return self._mapped("affine")  # type: ignore[no-any-return]
 
     @property
     def row_ok(self) -> NDArray[np.bool_]:
         """(N,) whether the row holds tokens."""
-        return np.asarray(self._arrays["row_ok"], dtype=np.bool_)
+        return np.asarray(self._mapped("row_ok"), dtype=np.bool_)
+
+    def holds(self, row: int) -> bool:
+        """Whether a row is what was written, by its SHA-256; a quarantined one must be empty."""
+        told: bytes = self._mapped("row_digest")[row].tobytes()
+        if not self.row_ok[row]:
+            return told == bytes(32)
+        study = self.study_ids[row]
+        parts = {name: self._mapped(name)[row] for name in self.head.datasets() if name not in ("row_ok", "row_digest")}
+        return _row_digest(study, self.head.sources.get(study, ""), parts) == told
 
     def verify(self) -> None:
         """Compare every row with its SHA-256. Raises InputError naming the first row that changed on disk."""
-        for row, study in enumerate(self.study_ids):
-            if not self.row_ok[row]:
-                continue
-            parts = [self.tokens(layer)[row] for layer in self.layers]
-            if (
-                _row_digest(study.encode(), parts, self.affine[row], self.coverage[row])
-                != self._arrays["row_digest"][row].tobytes()
-            ):
+        for row in range(len(self)):
+            if not self.holds(row):
                 raise InputError(f"{self.path}: row {row} is not what was written; run the features stage again")
+
+
+def _read_head(handle: h5py.File) -> CacheHead:
+    told = json.loads(handle["head"][:].tobytes())
+    names = tuple(bytes(name).decode() for name in handle["study_id"][:])
+    digests = [one.tobytes() for one in handle["source_digest"][:]]
+    if len(digests) != len(names):
+        raise ValueError("as many source digests as studies")
+    return CacheHead(
+        study_ids=names,
+        sources={name: one.hex() for name, one in zip(names, digests, strict=True) if any(one)},
+        recipe=told["recipe"],
+        layers=tuple(told["layers"]),
+        grid=(int(told["grid"][0]), int(told["grid"][1]), int(told["grid"][2])),
+        width=int(told["width"]),
+        dtype=told["dtype"],
+        layout=told["layout"],
+    )
+
+
+def _gathered(stored: Any, rows: Sequence[int] | NDArray[np.intp], patches: NDArray[np.intp] | None) -> NDArray[Any]:
+    """Rows (B, …) out of an array, or out of a tuple of rows."""
+    if isinstance(stored, tuple):
+        return np.stack([stored[row] if patches is None else stored[row][patches] for row in rows])
+    chosen = np.asarray(rows, dtype=np.intp)
+    return np.asarray(stored[chosen] if patches is None else stored[chosen[:, None], patches])
+
+
+def _brief(value: Any) -> str:
+    text = value if isinstance(value, str) else canonical_json(value)
+    return text[:12] if isinstance(value, str) else text if len(text) <= 60 else f"{text[:57]}..."

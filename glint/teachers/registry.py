@@ -50,6 +50,15 @@ class TeacherRecord:
     training_studies: int
     summary: dict[str, float]
 
+    def recipe(self) -> dict[str, Any]:
+        """What of a feature cache's recipe follows from the teacher alone: what a reader that has the teacher can check."""
+        return {
+            "weights": self.sha256,
+            "name": self.name,
+            "architecture": self.architecture,
+            "windows_hu": self.windows,
+        }
+
 
 class FrozenTeacher(nn.Module):
     """An encoder that never trains: gradients are off, and `.train()` leaves it in eval mode.

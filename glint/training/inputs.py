@@ -103,14 +103,25 @@ def read_volumes(
     return np.stack(volumes), np.stack(weights).astype(np.float32)
 
 
+def volume_digests(resampled: Sequence[Path], study_ids: Sequence[str]) -> dict[str, str]:
+    """study → SHA-256 of its volume of stage 04, as it lies there now."""
+    rows = {row["study_id"]: row for row in read_manifests(list(resampled), "resample").iter_rows(named=True)}
+    return {study: sha256_file(Path(rows[study]["folder"], rows[study]["path"])) for study in study_ids}
+
+
 def read_teacher_tokens(
-    features: Sequence[Path], study_ids: Sequence[str], blocks: Sequence[int], *, teacher: TeacherRecord
+    features: Sequence[Path],
+    study_ids: Sequence[str],
+    blocks: Sequence[int],
+    *,
+    teacher: TeacherRecord,
+    sources: Mapping[str, str],
 ) -> dict[int, NDArray[np.float16]]:
-    """Block → tokens (B, P, D) of the studies, in their order.
+    """Block → tokens (B, P, D) of the studies, in their order. `sources`: study → SHA-256 of its volume.
 
     Raises:
         InputError: the cache lacks a study or a block.
-        FingerprintError: the cache is not the one its manifest describes, or of another grid than the teacher.
+        FingerprintError: the cache is not the one its manifest describes, or was made with another teacher or from other volumes.
     """
     rows = {row["study_id"]: row for row in read_manifests(list(features), "features").iter_rows(named=True)}
     caches: dict[Path, FeatureCache] = {}
@@ -118,14 +129,16 @@ def read_teacher_tokens(
     for study_id in study_ids:
         path = Path(rows[study_id]["folder"], rows[study_id]["path"])
         if path not in caches:
-            caches[path] = FeatureCache(path, fingerprint=rows[study_id]["fingerprint"])
+            caches[path] = FeatureCache(
+                path, fingerprint=rows[study_id]["fingerprint"], recipe=teacher.recipe(), sources=sources
+            )
             if caches[path].grid != teacher.grid:
                 raise FingerprintError(
                     f"{path}: grid {caches[path].grid}, the teacher's is {teacher.grid}; run stage 08 again"
                 )
         cache = caches[path]
         for block in blocks:
-            found[block].append(np.asarray(cache.tokens(block)[cache.row(study_id)]))
+            found[block].append(cache.read(block, [cache.row(study_id)])[0])
     return {block: np.stack(tokens) for block, tokens in found.items()}
 
 
@@ -164,7 +177,13 @@ def read_study_sets(files: InputFiles, config: TrainConfig, *, teacher: TeacherR
         )
         statements, queries = study_texts(sentences, findings, study_ids, config.sentences)
         tokens = (
-            read_teacher_tokens(files.features, study_ids, blocks, teacher=teacher)
+            read_teacher_tokens(
+                files.features,
+                study_ids,
+                blocks,
+                teacher=teacher,
+                sources=volume_digests(files.resampled, study_ids),
+            )
             if name == "train" and blocks
             else {}
         )

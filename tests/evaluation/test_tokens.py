@@ -5,7 +5,7 @@ import pytest
 
 from glint.core.errors import FingerprintError, InputError
 from glint.evaluation.tokens import teacher_tokens
-from glint.formats.feature_cache import write_cache
+from glint.formats.feature_cache import CacheHead, write_cache
 from glint.formats.manifest import manifest_frame, write_manifest
 
 STUDIES = {"shard-000": ["s3", "s1"], "shard-001": ["s2"]}
@@ -17,13 +17,14 @@ def write_shards(root, layers):
     for shard, studies in STUDIES.items():
         cache = root / "teacher" / f"{shard}.h5"
         cache.parent.mkdir(exist_ok=True)
-        with write_cache(cache, study_ids=studies, layers=layers, grid=(1, 2, 2), width=3, fingerprint=shard) as writer:
+        head = CacheHead(study_ids=tuple(studies), layers=layers, grid=(1, 2, 2), width=3)
+        with write_cache(cache, head) as writer:
             for row, study in enumerate(studies):
                 number = int(study[1:])
                 tokens = {n: np.full((4, 3), number * (1 if n == layers[-1] else 10), np.float16) for n in layers}
                 writer.put(row, tokens, affine=np.eye(4), coverage_P=np.ones(4, np.float32))
         rows = [
-            {"study_id": s, "status": "ok", "path": f"../teacher/{shard}.h5", "row": r, "fingerprint": shard}
+            {"study_id": s, "status": "ok", "path": f"../teacher/{shard}.h5", "row": r, "fingerprint": head.fingerprint}
             for r, s in enumerate(studies)
         ]
         manifests.append(root / shard / "manifest.parquet")

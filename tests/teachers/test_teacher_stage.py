@@ -123,7 +123,7 @@ def test_the_cache_holds_what_the_encoder_says_of_each_volume(made):
             1: expected.hidden[1],
             "final": expected.patch_tokens_BND,
         }.items():
-            np.testing.assert_allclose(cache.tokens(layer)[row], tokens[0].numpy(), rtol=2e-3, atol=2e-3)
+            np.testing.assert_allclose(cache.read(layer, [row])[0], tokens[0].numpy(), rtol=2e-3, atol=2e-3)
     cache.verify()
     assert cache.path.parent.parent.name == "vjepa_small"
     assert cache.path.parent.name == cache.fingerprint[:12]
@@ -147,7 +147,7 @@ def test_studies_refused_before_keep_their_reason_and_strange_ones_get_one(made,
     for number in (0, 3):
         ours, theirs = cache_of(tmp_path), intact
         assert np.array_equal(
-            ours.tokens("final")[ours.row(study_id(number))], theirs.tokens("final")[theirs.row(study_id(number))]
+            ours.read("final", [ours.row(study_id(number))]), theirs.read("final", [theirs.row(study_id(number))])
         )
 
 

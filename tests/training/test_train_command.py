@@ -23,12 +23,13 @@ from glint.core.config.train import TextConfig
 from glint.core.errors import FingerprintError, InputError
 from glint.core.provenance import sha256_file
 from glint.formats.checkpoint import read_checkpoint
-from glint.formats.feature_cache import write_cache
+from glint.formats.feature_cache import CacheHead, write_cache
 from glint.formats.manifest import manifest_frame, write_manifest
 from glint.formats.nifti import write_nifti
 from glint.model.glint import Glint
 from glint.model.pretrained import load_glint
 from glint.prepare.resample import window_channels
+from glint.teachers.registry import load_teacher, read_record
 
 STUDIES = 10
 CONFIG = {
@@ -66,19 +67,23 @@ def write_inputs(root: Path) -> list[str]:
     write_manifest(root / "06" / "manifest.parquet", manifest_frame(rows, "split"), "split")
     write_teacher(root / "07")
     teacher = small_teacher()
-    with write_cache(
-        features / "tokens.h5",
-        study_ids=ids,
+    head = CacheHead(
+        study_ids=tuple(ids),
         layers=("0", "1"),
         grid=ENCODER.grid,
         width=ENCODER.width,
-        fingerprint="f",
-    ) as writer:
+        recipe=read_record(root / "07").recipe(),
+        sources={i: sha256_file(resampled / "volumes" / f"{i}.nii") for i in ids},
+    )
+    with write_cache(features / "tokens.h5", head) as writer:
         for row, volume in enumerate(volumes):
             encoded = teacher.encode(torch.from_numpy(window_channels(volume, WINDOWS))[None], layers=(0, 1)).hidden
             tokens = {str(block): found[0].numpy().astype(np.float16) for block, found in encoded.items()}
             writer.put(row, tokens, affine=affine, coverage_P=np.ones(len(tokens["0"]), np.float32))
-    rows = [{**COMMON, "study_id": i, "path": "tokens.h5", "row": n, "fingerprint": "f"} for n, i in enumerate(ids)]
+    rows = [
+        {**COMMON, "study_id": i, "path": "tokens.h5", "row": n, "fingerprint": head.fingerprint}
+        for n, i in enumerate(ids)
+    ]
     write_manifest(features / "manifest.parquet", manifest_frame(rows, "features"), "features")
     named = {"resampled": resampled, "sections": sections, "features": features, "split": root / "06"}
     arguments = [word for name, folder in named.items() for word in (f"--{name}", str(folder / "manifest.parquet"))]
@@ -286,6 +291,34 @@ def test_the_model_card_tells_data_metrics_and_limits_and_no_study(trained: Path
         assert re.search(rf"^\| {finding} \| (\d+|< 5) \|", card, re.MULTILINE)
     assert not re.search(r"\| [1-4] \|", card), "small counts are not told"
     assert not re.search(r"\bs\d\b", card), "no study is named"
+
+
+@pytest.mark.parametrize("changed", ["weight", "window", "volume"])
+def test_tokens_of_other_weights_another_recipe_or_another_volume_are_not_trained_on(
+    inputs: list[str], tmp_path: Path, changed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = Path(inputs[inputs.index("--teacher") + 1]).parent
+    shutil.copytree(root, tmp_path / "changed")
+    record = tmp_path / "changed" / "07" / "teacher.json"
+    told = json.loads(record.read_text())
+    if changed == "weight":
+        with torch.no_grad():
+            teacher, _ = load_teacher(record.parent)
+            next(teacher.parameters())[0] += 1e-3
+            teacher.save_weights(record.parent)
+        write_json(record, {**told, "sha256": sha256_file(record.parent / "model.safetensors")})
+    elif changed == "window":
+        write_json(record, {**told, "windows": [[low - 1, high] for low, high in told["windows"]]})
+    else:
+        volume = tmp_path / "changed/04/shard-000/volumes/s2.nii"
+        volume.write_bytes(volume.read_bytes()[:-1] + b"\1")
+    again = [word.replace(str(root), str(tmp_path / "changed")) for word in inputs]
+    assert main(command(again, tmp_path / "o", tmp_path / "s")[3:]) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert {"weight": "made with weights", "window": "made with windows_hu", "volume": "volume of study s2"}[
+        changed
+    ] in said
+    assert "run the features stage again" in said
 
 
 @pytest.mark.parametrize(

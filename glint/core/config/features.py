@@ -17,7 +17,18 @@ class FeaturesConfig(StageConfig):
     final: bool = Field(default=True, description="store the final tokens too, which the supervised probe reads")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
-        description="of the teacher's pass; auto: bfloat16 only where a start-up measurement shows it 1.5 times faster",
+        description="of the teacher's weights and pass; auto: bfloat16 only where a start-up measurement shows it clearly faster",
+    )
+    attention: Literal["auto", "fused", "plain"] = Field(
+        default="auto", description="attention kernel of the pass; auto: what the same measurement finds"
+    )
+    device: Literal["auto", "cpu"] = Field(default="auto", description="auto: a GPU where there is one")
+    dtype: Literal["float16", "bfloat16", "int8"] = Field(
+        default="float16",
+        description="of stored tokens; float16 ends at 65504, bfloat16 keeps 8 bits, int8 is scaled per study and channel",
+    )
+    layout: Literal["contiguous", "chunked"] = Field(
+        default="contiguous", description="of the file: one block, or one chunk per study; both are read by mapping"
     )
     batch_size: int = Field(default=4, ge=1, description="volumes per pass; small ones stay in the processor's cache")
     threads: int = Field(default=1, ge=1, description="processor threads of the pass; shards run side by side")

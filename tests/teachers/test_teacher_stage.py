@@ -44,7 +44,7 @@ TEACHER = {
         "appearance_width": 16,
     },
 }
-FEATURES = {"layers": [0, 1], "batch_size": 2, "precision": "float32"}
+FEATURES = {"layers": [0, 1], "batch_size": 2, "precision": "float32", "attention": "fused"}
 
 
 def teacher_config(**changes):
@@ -160,7 +160,7 @@ def test_tokens_that_are_not_finite_quarantine_their_study_alone(made, tmp_path)
         return channels * np.float32(np.nan if np.array_equal(volume_ZYX, volume(2)) else 1)
 
     out = tmp_path / "08_features/shard-000/manifest.parquet"
-    config = FeaturesConfig(layers=(0,), precision="float32")
+    config = FeaturesConfig(layers=(0,), precision="float32", attention="fused")
     encode_shard(resampled, out, teacher=teacher, record=record, channels=poisoned, config=config)
     reasons = read_manifest(out, "features")["reason"].to_list()
     assert reasons == [None, None, "voxels_not_finite", None, "too_few_slices"]
@@ -173,6 +173,47 @@ def test_two_runs_give_equal_bytes(made, tmp_path):
     for name in ("model.safetensors", "teacher.json", "curves.csv", "curves.png"):
         assert (tmp_path / "07_teacher" / name).read_bytes() == (made / "07_teacher" / name).read_bytes()
     assert cache_of(tmp_path).path.read_bytes() == cache_of(made).path.read_bytes()
+
+
+def test_a_killed_shard_goes_on_at_the_next_study_and_ends_in_the_bytes_of_an_undisturbed_one(made, tmp_path, capsys):
+    resampled, _ = write_stages(tmp_path)
+    teacher, record = load_teacher(made / "07_teacher")
+    config = FeaturesConfig.model_validate_json(json.dumps(FEATURES))
+    out = tmp_path / "08_features/shard-000/manifest.parquet"
+    seen = []
+
+    def encode(fail_at=None):
+        def channels(volume_ZYX):
+            seen.append(next(n for n in range(5) if np.array_equal(volume_ZYX, volume(n))))
+            if seen[-1] == fail_at:
+                raise KeyboardInterrupt
+            return window_channels(volume_ZYX, record.windows)
+
+        return encode_shard(resampled, out, teacher=teacher, record=record, channels=channels, config=config)
+
+    with pytest.raises(KeyboardInterrupt):
+        encode(fail_at=3)
+    assert not list(tmp_path.glob("08_features/**/shard-000*"))
+    seen.clear()
+    path = encode()
+    assert seen == [2, 3]  # batches of two: the first was whole
+    assert "2 of 4 studies are already there" in capsys.readouterr().err
+    assert path.read_bytes() == cache_of(made).path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"dtype": "int8"}, {"dtype": "bfloat16", "layout": "chunked"}, {"precision": "bfloat16", "attention": "auto"}],
+)
+def test_types_layouts_and_precisions_keep_the_tokens(made, tmp_path, changes):
+    resampled, _ = write_stages(tmp_path)
+    (tmp_path / "07_teacher").symlink_to(made / "07_teacher")
+    assert features(tmp_path, resampled, {**FEATURES, **changes}) == 0
+    ours, theirs = cache_of(tmp_path), cache_of(made)
+    ours.verify()
+    assert ours.fingerprint != theirs.fingerprint
+    for layer in ("0", "final"):
+        np.testing.assert_allclose(ours.read(layer, range(4)), theirs.read(layer, range(4)), atol=0.08)
 
 
 def test_the_fingerprint_follows_weights_layers_windows_and_volumes_and_stale_caches_go(made, tmp_path):

@@ -20,7 +20,7 @@ from glint.core.provenance import code_digest, digest, sha256_file
 from glint.formats.feature_cache import CacheHead, write_cache
 from glint.formats.manifest import manifest_frame, read_manifest, write_manifest
 from glint.teachers.encoder import check_layers
-from glint.teachers.kernels import Encoder, Kernel, candidates, fastest_encoder
+from glint.teachers.kernels import Kernel, TeacherPass, candidates, fastest_pass
 from glint.teachers.registry import FrozenTeacher, TeacherRecord
 from glint.teachers.volumes import Channels, Source, VolumeWindows, patch_coverage, read_sources
 
@@ -32,16 +32,16 @@ def layer_names(config: FeaturesConfig) -> tuple[str, ...]:
     return (*map(str, config.layers), *((FINAL,) if config.final else ()))
 
 
-def encoder_for(teacher: FrozenTeacher, config: FeaturesConfig, *, channels: int) -> Encoder:
+def pass_for(teacher: FrozenTeacher, config: FeaturesConfig, *, channels: int) -> TeacherPass:
     """The teacher under the configured kernel, or the one that a start-up measurement finds, on the configured device."""
     device = torch.device("cuda" if config.device == "auto" and torch.cuda.is_available() else "cpu")
     shape = [grid * patch for grid, patch in zip(teacher.grid, teacher.patch_zyx, strict=True)]
     noise = torch.rand(config.batch_size, channels, *shape, generator=torch.Generator().manual_seed(0))
-    return fastest_encoder(teacher.to(device), candidates(config.precision, config.attention), noise.to(device))
+    return fastest_pass(teacher.to(device), candidates(config.precision, config.attention), noise.to(device))
 
 
 def encode_windows(
-    encoder: Encoder, volume_BCZYX: Tensor, *, layers: Sequence[int], final: bool
+    encoder: TeacherPass, volume_BCZYX: Tensor, *, layers: Sequence[int], final: bool
 ) -> dict[str, NDArray[np.float32]]:
     """Tokens (B, P, D) float32 by layer name."""
     device = next(encoder.teacher.parameters()).device
@@ -75,7 +75,7 @@ def cache_head(
 
 
 def _encode_batch(
-    encoder: Encoder, windows: VolumeWindows, batch: Sequence[int], config: FeaturesConfig
+    encoder: TeacherPass, windows: VolumeWindows, batch: Sequence[int], config: FeaturesConfig
 ) -> list[dict[str, NDArray[np.float32]] | Quarantine]:
     """Tokens of some volumes, or why a study has none: an unreadable or strange volume never takes others with it."""
     volumes: dict[int, NDArray[np.float32]] = {}
@@ -125,7 +125,7 @@ def encode_shard(
     check_layers(config.layers, teacher.depth)
     sources = read_sources([manifest])
     digests = {one.study_id: sha256_file(one.path) if one.path.is_file() else "" for one in sources}
-    encoder = encoder_for(teacher, config, channels=len(record.windows))
+    encoder = pass_for(teacher, config, channels=len(record.windows))
     head = cache_head(teacher, record, config, kernel=encoder.kernel, sources=digests)
     root, shard = out.parent.parent, out.parent.name
     cache = root / record.name / head.fingerprint[:12] / f"{shard}.h5"
@@ -155,7 +155,7 @@ def _write_tokens(
     cache: Path,
     head: CacheHead,
     sources: Sequence[Source],
-    encoder: Encoder,
+    encoder: TeacherPass,
     channels: Channels,
     config: FeaturesConfig,
 ) -> dict[str, int | Quarantine]:

@@ -9,21 +9,19 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from glint.core.progress import log
-from glint.teachers.registry import FrozenTeacher
 from glint.teachers.encoder import Encoded
+from glint.teachers.registry import FrozenTeacher
 
 Precision = Literal["float32", "bfloat16"]
-Attention = Literal["fused", "plain"]
+Attention = Literal["sdpa", "eager"]
 CLEARLY_FASTER = 1.25
 """The margin keeps the choice, and with it every token's last bit, the same from run to run."""
 LEAST_COSINE = 0.995
@@ -32,33 +30,32 @@ ROUNDS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Kernel:
-    """`precision` of weights and activations; `attention`: one fused kernel, or matrix products and a softmax."""
+    """`precision` of weights and activations; `attention`: sdpa, one fused kernel, or eager, two matrix products and a softmax."""
 
     precision: Precision = "float32"
-    attention: Attention = "fused"
+    attention: Attention = "sdpa"
 
     @property
     def name(self) -> str:
         """For logs and fingerprints."""
         return f"{self.precision}, {self.attention} attention"
 
-    def attending(self) -> AbstractContextManager[None]:
-        """Context in which scaled_dot_product_attention uses this kernel."""
-        return sdpa_kernel([SDPBackend.MATH]) if self.attention == "plain" else nullcontext()
 
-
-class Encoder:
+class TeacherPass:
     """A teacher under one kernel: volumes (B, C, Z, Y, X) float32 in, float32 tokens out."""
 
     def __init__(self, teacher: FrozenTeacher, kernel: Kernel) -> None:
         self.kernel = kernel
         lowered = kernel.precision == "bfloat16"
         self.dtype = torch.bfloat16 if lowered else torch.float32
-        self.teacher = copy.deepcopy(teacher).to(self.dtype) if lowered else teacher
+        self.teacher = teacher
+        if kernel != Kernel():
+            self.teacher = copy.deepcopy(teacher).to(self.dtype)
+            self.teacher.encoder.attention_kernel(kernel.attention)
 
     def __call__(self, volume_BCZYX: Tensor, layers: Sequence[int] = ()) -> Encoded:
         """Final tokens and block outputs."""
-        with torch.inference_mode(), self.kernel.attending():
+        with torch.inference_mode():
             encoded = self.teacher.encode(volume_BCZYX.to(self.dtype), layers)
         return Encoded(
             patch_tokens_BND=encoded.patch_tokens_BND.float(),
@@ -69,19 +66,19 @@ class Encoder:
 def candidates(precision: Precision | Literal["auto"], attention: Attention | Literal["auto"]) -> list[Kernel]:
     """The kernels that a configuration leaves open, the plainest first."""
     precisions: tuple[Precision, ...] = ("float32", "bfloat16") if precision == "auto" else (precision,)
-    attentions: tuple[Attention, ...] = ("fused", "plain") if attention == "auto" else (attention,)
+    attentions: tuple[Attention, ...] = ("sdpa", "eager") if attention == "auto" else (attention,)
     return [Kernel(precision=one, attention=other) for one in precisions for other in attentions]
 
 
 def measured_s(
-    encoders: Sequence[Callable[[Tensor], Encoded]], volume_BCZYX: Tensor, *, rounds: int = ROUNDS
+    passes: Sequence[Callable[[Tensor], Encoded]], volume_BCZYX: Tensor, *, rounds: int = ROUNDS
 ) -> list[float]:
     """Seconds of the best of some interleaved passes of each, after one to warm up."""
-    best = [float("inf")] * len(encoders)
+    best = [float("inf")] * len(passes)
     for number in range(rounds + 1):
-        for place, encode in enumerate(encoders):
+        for place, one in enumerate(passes):
             started_s = time.perf_counter()
-            encode(volume_BCZYX)
+            one(volume_BCZYX)
             if volume_BCZYX.is_cuda:
                 torch.cuda.synchronize()
             if number:
@@ -98,15 +95,15 @@ def choose(kernels: Sequence[Kernel], seconds: Sequence[float], cosines: Sequenc
     return kernels[chosen]
 
 
-def fastest_encoder(teacher: FrozenTeacher, kernels: Sequence[Kernel], probe_BCZYX: Tensor) -> Encoder:
+def fastest_pass(teacher: FrozenTeacher, kernels: Sequence[Kernel], probe_BCZYX: Tensor) -> TeacherPass:
     """The teacher under the kernel that is fastest on `probe_BCZYX`, a batch of the size to come."""
     if len(kernels) == 1:
-        return Encoder(teacher, kernels[0])
-    encoders = [Encoder(teacher, kernel) for kernel in kernels]
-    exact = encoders[0](probe_BCZYX).patch_tokens_BND
-    cosines = [float(F.cosine_similarity(one(probe_BCZYX).patch_tokens_BND, exact, dim=-1).mean()) for one in encoders]
-    seconds = measured_s(encoders, probe_BCZYX)
+        return TeacherPass(teacher, kernels[0])
+    passes = [TeacherPass(teacher, kernel) for kernel in kernels]
+    exact = passes[0](probe_BCZYX).patch_tokens_BND
+    cosines = [float(F.cosine_similarity(one(probe_BCZYX).patch_tokens_BND, exact, dim=-1).mean()) for one in passes]
+    seconds = measured_s(passes, probe_BCZYX)
     chosen = choose(kernels, seconds, cosines)
     told = ", ".join(f"{kernel.name} {value:.3f} s" for kernel, value in zip(kernels, seconds, strict=True))
     log(f"teacher's pass: {told}; taking {chosen.name}")
-    return encoders[list(kernels).index(chosen)]
+    return passes[list(kernels).index(chosen)]

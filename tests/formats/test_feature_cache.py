@@ -24,7 +24,7 @@ HEAD = CacheHead(
     layers=LAYERS,
     grid=GRID,
     width=WIDTH,
-    recipe={"weights": "ab" * 32, "windows_hu": [[-1000.0, 400.0]], "kernel": "float32, fused attention"},
+    recipe={"weights": "ab" * 32, "windows_hu": [[-1000.0, 400.0]], "kernel": "float32, sdpa attention"},
     sources={study: f"{number + 1:064x}" for number, study in enumerate(STUDIES)},
 )
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from glint.teachers.kernels import Encoder, Kernel, candidates, choose, fastest_encoder
-from glint.teachers.registry import SmallVjepa
+from glint.teachers.kernels import Kernel, TeacherPass, candidates, choose, fastest_pass
+from glint.teachers.registry import FrozenTeacher
 from glint.teachers.vjepa import EncoderConfig, VisionTransformer3D
 
 SHAPE = EncoderConfig(volume_zyx=(8, 16, 12), patch_zyx=(4, 4, 4), channels=2, width=24, depth=2, heads=1)
@@ -14,14 +14,14 @@ SHAPE = EncoderConfig(volume_zyx=(8, 16, 12), patch_zyx=(4, 4, 4), channels=2, w
 @pytest.fixture
 def teacher():
     torch.manual_seed(0)
-    return SmallVjepa(VisionTransformer3D(SHAPE))
+    return FrozenTeacher(VisionTransformer3D(SHAPE))
 
 
 @pytest.mark.parametrize("kernel", candidates("auto", "auto"), ids=lambda kernel: kernel.name)
 def test_every_kernel_gives_the_exact_tokens_up_to_its_precision_and_leaves_the_teacher_alone(teacher, kernel):
     volume = torch.rand(2, 2, 8, 16, 12)
     expected = teacher.encode(volume, layers=(0,))
-    found = Encoder(teacher, kernel)(volume, layers=(0,))
+    found = TeacherPass(teacher, kernel)(volume, layers=(0,))
     for ours, theirs in ((found.patch_tokens_BND, expected.patch_tokens_BND), (found.hidden[0], expected.hidden[0])):
         assert ours.dtype == torch.float32
         cosine = F.cosine_similarity(ours, theirs, dim=-1).min()
@@ -39,9 +39,9 @@ def test_the_first_kernel_stays_unless_another_is_clearly_faster_and_agrees():
 
 
 def test_what_the_configuration_fixes_is_not_measured(teacher, capsys):
-    assert candidates("bfloat16", "plain") == [Kernel(precision="bfloat16", attention="plain")]
-    made = fastest_encoder(teacher, candidates("float32", "fused"), torch.rand(1, 2, 8, 16, 12))
-    assert made.kernel.name == "float32, fused attention"
+    assert candidates("bfloat16", "eager") == [Kernel(precision="bfloat16", attention="eager")]
+    made = fastest_pass(teacher, candidates("float32", "sdpa"), torch.rand(1, 2, 8, 16, 12))
+    assert made.kernel.name == "float32, sdpa attention"
     assert "pass" not in capsys.readouterr().err
-    fastest_encoder(teacher, candidates("auto", "fused"), torch.rand(1, 2, 8, 16, 12))
+    fastest_pass(teacher, candidates("auto", "sdpa"), torch.rand(1, 2, 8, 16, 12))
     assert "taking" in capsys.readouterr().err

@@ -44,7 +44,7 @@ TEACHER = {
         "appearance_width": 16,
     },
 }
-FEATURES = {"layers": [0, 1], "batch_size": 2, "precision": "float32", "attention": "fused"}
+FEATURES = {"layers": [0, 1], "batch_size": 2, "precision": "float32", "attention": "sdpa"}
 
 
 def teacher_config(**changes):
@@ -160,7 +160,7 @@ def test_tokens_that_are_not_finite_quarantine_their_study_alone(made, tmp_path)
         return channels * np.float32(np.nan if np.array_equal(volume_ZYX, volume(2)) else 1)
 
     out = tmp_path / "08_features/shard-000/manifest.parquet"
-    config = FeaturesConfig(layers=(0,), precision="float32", attention="fused")
+    config = FeaturesConfig(layers=(0,), precision="float32", attention="sdpa")
     encode_shard(resampled, out, teacher=teacher, record=record, channels=poisoned, config=config)
     reasons = read_manifest(out, "features")["reason"].to_list()
     assert reasons == [None, None, "voxels_not_finite", None, "too_few_slices"]

@@ -19,8 +19,9 @@ class FeaturesConfig(StageConfig):
         default="auto",
         description="of the teacher's weights and pass; auto: bfloat16 only where a start-up measurement shows it clearly faster",
     )
-    attention: Literal["auto", "fused", "plain"] = Field(
-        default="auto", description="attention kernel of the pass; auto: what the same measurement finds"
+    attention: Literal["auto", "sdpa", "eager"] = Field(
+        default="auto",
+        description="attention of the pass, fused or in matrix products; auto: what the same measurement finds",
     )
     device: Literal["auto", "cpu"] = Field(default="auto", description="auto: a GPU where there is one")
     dtype: Literal["float16", "bfloat16", "int8"] = Field(

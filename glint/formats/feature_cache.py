@@ -17,126 +17,23 @@ tear one row and nothing else, and the next writer keeps every row whose digest 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import mmap
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from glint.core.atomic import atomic_file, settle
-from glint.core.errors import FingerprintError, InputError, Quarantine
-from glint.core.provenance import canonical_json, digest
-
-SCHEMA_VERSION = 2
-INT8_STEPS = 127
-StoredType = Literal["float16", "bfloat16", "int8"]
-Layout = Literal["contiguous", "chunked"]
-Floats = NDArray[np.float32]
-ON_DISK: dict[str, np.dtype[Any]] = {"float16": np.dtype("<f2"), "bfloat16": np.dtype("<u2"), "int8": np.dtype("i1")}
-
-
-@dataclass(frozen=True, kw_only=True)
-class CacheHead:
-    """What fixes a cache before its first row. `recipe`: JSON values; `sources`: study → SHA-256 of its volume, "" where unreadable.
-
-    The recipe holds whatever decides the tokens besides the volumes: weights, architecture, windows, precision, code.
-    """
-
-    study_ids: tuple[str, ...]
-    layers: tuple[str, ...]
-    grid: tuple[int, int, int]
-    width: int
-    recipe: Mapping[str, Any] = field(default_factory=dict)
-    sources: Mapping[str, str] = field(default_factory=dict)
-    dtype: StoredType = "float16"
-    layout: Layout = "contiguous"
-
-    @property
-    def patches(self) -> int:
-        """Tokens of one study."""
-        return int(np.prod(self.grid))
-
-    def described(self) -> dict[str, Any]:
-        """All but the studies, as JSON values."""
-        return {
-            "recipe": dict(self.recipe),
-            "layers": list(self.layers),
-            "grid": list(self.grid),
-            "width": self.width,
-            "dtype": self.dtype,
-            "layout": self.layout,
-            "schema": SCHEMA_VERSION,
-        }
-
-    @property
-    def fingerprint(self) -> str:
-        """Hexadecimal SHA-256 over the head and every study's source."""
-        return digest([self.described(), [[study, self.sources.get(study, "")] for study in self.study_ids]])
-
-    def datasets(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
-        """Shape and type of everything that has a row per study and is written row by row."""
-        count = len(self.study_ids)
-        shapes: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
-        for layer in self.layers:
-            shapes[f"tokens/{layer}"] = ((count, self.patches, self.width), ON_DISK[self.dtype])
-            if self.dtype == "int8":
-                shapes[f"scale/{layer}"] = shapes[f"offset/{layer}"] = ((count, self.width), np.dtype("<f4"))
-        return shapes | {
-            "affine": ((count, 4, 4), np.dtype("<f8")),
-            "coverage": ((count, self.patches), np.dtype("<f4")),
-            "row_digest": ((count, 32), np.dtype("u1")),
-            "row_ok": ((count,), np.dtype("u1")),
-        }
-
-
-def stored_tokens(tokens_PD: NDArray[Any], dtype: StoredType) -> dict[str, NDArray[Any]]:
-    """Tokens (P, D) as they lie on disk: `tokens`, and for int8 `scale` and `offset` (D,) of every channel of this study.
-
-    Raises:
-        Quarantine: one is not finite, before or after: float16 ends at 65504.
-    """
-    exact = np.asarray(tokens_PD, dtype=np.float32)
-    if not np.isfinite(exact).all():
-        raise Quarantine("tokens_not_finite", "the teacher's tokens hold NaN or infinity")
-    if dtype == "int8":
-        low, high = exact.min(axis=0), exact.max(axis=0)
-        offset = low / 2 + high / 2
-        scale = (high / 2 - low / 2) / INT8_STEPS
-        steps = np.rint((exact - offset) / np.where(scale > 0, scale, 1))
-        return {"tokens": steps.clip(-INT8_STEPS, INT8_STEPS).astype(np.int8), "scale": scale, "offset": offset}
-    if dtype == "bfloat16":
-        bits = exact.view(np.uint32)
-        stored = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)  # to nearest, ties to even
-        finite = bool(((stored & 0x7F80) != 0x7F80).all())
-    else:
-        with np.errstate(over="ignore"):
-            stored = exact.astype(np.float16)
-        finite = bool(np.isfinite(stored).all())
-    if not finite:
-        raise Quarantine("tokens_not_finite", f"the teacher's tokens hold values beyond {dtype}")
-    return {"tokens": stored}
-
-
-def bfloat16_values(bits: NDArray[np.uint16]) -> Floats:
-    """float32 of bfloat16 bits."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
-
-
-def _row_digest(study: str, source: str, parts: Mapping[str, NDArray[Any]]) -> bytes:
-    """`parts`: name → the row's values as they lie on disk."""
-    sha = hashlib.sha256(f"{study} {source}".encode())
-    for name in sorted(parts):
-        sha.update(np.ascontiguousarray(parts[name]).tobytes())
-    return sha.digest()
+from glint.core.errors import FingerprintError, InputError
+from glint.core.provenance import canonical_json
+from glint.formats.feature_rows import SCHEMA_VERSION, CacheHead, Floats, bfloat16_values, row_digest, stored_tokens
 
 
 class FeatureWriter:
@@ -163,7 +60,7 @@ class FeatureWriter:
             shape, dtype = self._datasets[name]
             parts[name] = np.ascontiguousarray(value, dtype=dtype).reshape(shape[1:])
         study = self.head.study_ids[row]
-        found = _row_digest(study, self.head.sources.get(study, ""), parts)
+        found = row_digest(study, self.head.sources.get(study, ""), parts)
         for name, value in parts.items():
             self._write(name, row, value.tobytes())
         self._write("row_digest", row, found)
@@ -456,7 +353,7 @@ class FeatureCache:
             return told == bytes(32)
         study = self.study_ids[row]
         parts = {name: self._mapped(name)[row] for name in self.head.datasets() if name not in ("row_ok", "row_digest")}
-        return _row_digest(study, self.head.sources.get(study, ""), parts) == told
+        return row_digest(study, self.head.sources.get(study, ""), parts) == told
 
     def verify(self) -> None:
         """Compare every row with its SHA-256. Raises InputError naming the first row that changed on disk."""

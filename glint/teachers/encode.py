@@ -17,7 +17,8 @@ from glint.core.config.features import FeaturesConfig
 from glint.core.errors import GlintError, Quarantine
 from glint.core.progress import log, track
 from glint.core.provenance import code_digest, digest, sha256_file
-from glint.formats.feature_cache import CacheHead, write_cache
+from glint.formats.feature_cache import write_cache
+from glint.formats.feature_rows import CacheHead
 from glint.formats.manifest import manifest_frame, read_manifest, write_manifest
 from glint.teachers.encoder import check_layers
 from glint.teachers.kernels import Kernel, TeacherPass, candidates, fastest_pass

@@ -5,7 +5,8 @@ import pytest
 
 from glint.core.errors import FingerprintError, InputError
 from glint.evaluation.tokens import teacher_tokens
-from glint.formats.feature_cache import CacheHead, write_cache
+from glint.formats.feature_cache import write_cache
+from glint.formats.feature_rows import CacheHead
 from glint.formats.manifest import manifest_frame, write_manifest
 
 STUDIES = {"shard-000": ["s3", "s1"], "shard-001": ["s2"]}

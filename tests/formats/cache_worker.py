@@ -5,7 +5,8 @@ import os
 import h5py
 import numpy as np
 
-from glint.formats.feature_cache import CacheHead, write_cache
+from glint.formats.feature_cache import write_cache
+from glint.formats.feature_rows import CacheHead
 
 MANY = CacheHead(study_ids=tuple(f"s{number:02d}" for number in range(24)), layers=("1",), grid=(8, 16, 16), width=64)
 held = None

@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from glint.core.errors import FingerprintError, InputError, Quarantine
-from glint.formats.feature_cache import CacheHead, FeatureCache, partial_path, stored_tokens, write_cache
+from glint.formats.feature_cache import FeatureCache, partial_path, write_cache
+from glint.formats.feature_rows import CacheHead, stored_tokens
 
 STUDIES, LAYERS, GRID, WIDTH = ("sa", "sb", "sc"), ("1", "final"), (2, 3, 2), 8
 HEAD = CacheHead(

@@ -23,7 +23,8 @@ from glint.core.config.train import TextConfig
 from glint.core.errors import FingerprintError, InputError
 from glint.core.provenance import sha256_file
 from glint.formats.checkpoint import read_checkpoint
-from glint.formats.feature_cache import CacheHead, write_cache
+from glint.formats.feature_cache import write_cache
+from glint.formats.feature_rows import CacheHead
 from glint.formats.manifest import manifest_frame, write_manifest
 from glint.formats.nifti import write_nifti
 from glint.model.glint import Glint

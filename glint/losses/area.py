@@ -1,34 +1,31 @@
 """Area loss: closed gates where the report contradicts the sentence, no flooding where it agrees."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from glint.core.relations import HARD_NEGATIVE, POSITIVE
+from glint.losses.pairs import PairCounts, count_pairs
 
 
-def mean_gate(gate_logits_TBP: Tensor, patch_weight_BP: Tensor) -> Tensor:
-    """(T, B) mean of sigma(z) over the valid patches; 0 for a volume without any."""
-    weighted_TB = (torch.sigmoid(gate_logits_TBP) * patch_weight_BP[None]).sum(dim=-1)
-    return weighted_TB / patch_weight_BP.sum(dim=-1).clamp_min(1e-6)[None]
+def mean_gate(gate_mass_TB: Tensor, patch_sum_B: Tensor) -> Tensor:
+    """(T, B) mean of sigma(z) over the valid patches, weighted by size; 0 for a volume without any.
+
+    `gate_mass_TB` is sum_p c_p sigma(z_tp), `patch_sum_B` is sum_p c_p.
+    """
+    return gate_mass_TB / patch_sum_B.clamp_min(1e-6)[None]
 
 
 def area_loss(
-    gate_logits_TBP: Tensor,
-    relation_TB: Tensor,
-    patch_weight_BP: Tensor,
-    *,
-    area_max: float,
-    gather: Callable[[Tensor], Tensor] = lambda local_TB: local_TB,
+    mean_gate_TB: Tensor, relation_TB: Tensor, *, area_max: float, counts: PairCounts | None = None
 ) -> Tensor:
     """Mean gate of explicitly contradicted pairs + mean over positives of relu(mean gate - area_max).
 
+        L_area = mean over t contradicted in b of g_tb + mean over t in b of relu(g_tb - a_max),   g_tb = mean_p sigma(z_tbp)
+
     There is no global target of sparsity: findings differ a hundredfold in size. Source: METHOD equation for L_area.
-    `gather` brings in the studies of other processes, which `relation_TB` has too.
+    `counts` are of the whole batch where these pairs are a part of it.
     """
-    gate_TB = gather(mean_gate(gate_logits_TBP, patch_weight_BP))
-    contradicted_TB, positive_TB = relation_TB == HARD_NEGATIVE, relation_TB == POSITIVE
-    closed = torch.where(contradicted_TB, gate_TB, 0.0).sum() / contradicted_TB.sum().clamp_min(1)
-    flood = torch.where(positive_TB, torch.relu(gate_TB - area_max), 0.0).sum() / positive_TB.sum().clamp_min(1)
+    counts = counts or count_pairs(relation_TB)
+    closed = torch.where(relation_TB == HARD_NEGATIVE, mean_gate_TB, 0.0).sum() / counts.contradicted
+    flood = torch.where(relation_TB == POSITIVE, torch.relu(mean_gate_TB - area_max), 0.0).sum() / counts.positives
     return closed + flood

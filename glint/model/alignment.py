@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -25,6 +26,23 @@ class Alignment:
     gate_logits_TBP: Tensor
     gate_mass_TB: Tensor
     bias: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What training reads of T sentences on B volumes, all (T, B): score, gate mass sum_p c_p sigma(z_p), and evidence
+    sum_p c_p softplus(z_p), the noisy-or's sum.
+    """
+
+    score_TB: Tensor
+    gate_mass_TB: Tensor
+    evidence_TB: Tensor
+
+
+def comparison_of(aligned: Alignment, patch_weight_BP: Tensor) -> Comparison:
+    """The numbers of an alignment whose logits are at hand."""
+    evidence_TB = (F.softplus(aligned.gate_logits_TBP) * patch_weight_BP[None]).sum(dim=-1)
+    return Comparison(score_TB=aligned.score_TB, gate_mass_TB=aligned.gate_mass_TB, evidence_TB=evidence_TB)
 
 
 def pool_evidence(

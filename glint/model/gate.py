@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+SMALLEST_LENGTH = 1e-6
 GateSpace = Literal["separate", "shared", "residual"]
 
 
@@ -79,4 +80,4 @@ class Gate(nn.Module):
 
 def unit(tensor: Tensor) -> Tensor:
     """n(x): L2-normalised over the last axis; a zero vector stays zero with a finite gradient."""
-    return F.normalize(tensor, dim=-1, eps=1e-6)
+    return F.normalize(tensor, dim=-1, eps=SMALLEST_LENGTH)

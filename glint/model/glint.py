@@ -10,12 +10,16 @@ from torch import Tensor, nn
 
 from glint.core.config.train import TrainConfig
 from glint.formats.checkpoint import Calibration, Preprocessing
-from glint.model.alignment import Alignment, global_alignment, pool_evidence
+from glint.model.alignment import Alignment, Comparison, comparison_of, global_alignment, pool_evidence
+from glint.model.blocked_gate import GateArguments, PairLoss, compare_recomputing, one_pass_loss
 from glint.model.gate import Gate, PatchTokens, TextQueries, unit
 from glint.model.student import Student
 from glint.model.text_encoder import SentenceEncoder, TextEncoder
 
 Arm = Literal["glint", "global_pooling"]
+GateMode = Literal["reference", "recompute", "one_pass"]
+LARGE_MATRIX = 2**22
+"""Gates of a batch above which opening them twice beats holding them."""
 ARMS: tuple[Arm, ...] = ("glint", "global_pooling")
 
 
@@ -125,15 +129,59 @@ class Glint(nn.Module):
         `patch_weight_BP` is c_p: 0 or false for padding, 1 or true for a patch of the reference size.
         """
         weight_BP = patch_weight_BP.to(tokens.value_BPD.dtype)
-        if self.arm == "global_pooling":
-            return global_alignment(queries, tokens, weight_BP, scale=self.sigmoid_scale, bias=self.sigmoid_bias)
-        logits_TBP = self.gate(queries, tokens)
-        return pool_evidence(
-            logits_TBP,
-            queries,
-            tokens,
-            weight_BP,
-            self.null_D,
-            null_weight=self.config.model.null_weight,
+        with torch.autocast(weight_BP.device.type, enabled=False):  # a posterior of 1 / P has no digits in bfloat16
+            if self.arm == "global_pooling":
+                return global_alignment(queries, tokens, weight_BP, scale=self.sigmoid_scale, bias=self.sigmoid_bias)
+            logits_TBP = self.gate(queries, tokens)
+            return pool_evidence(
+                logits_TBP,
+                queries,
+                tokens,
+                weight_BP,
+                self.null_D,
+                null_weight=self.config.model.null_weight,
+                bias=self.gate.bias,
+            )
+
+    def gate_mode(self, num_sentences: int, patch_weight_BP: Tensor) -> GateMode:
+        """How a training step forms the gate's gradients; `auto` by the loss and by the size of the matrix."""
+        chosen = self.config.model.gate
+        if self.arm != "glint":
+            return "reference"
+        if chosen != "auto":
+            return chosen
+        if self.config.loss.contrastive == 0:
+            return "one_pass"
+        return "recompute" if num_sentences * patch_weight_BP.numel() > LARGE_MATRIX else "reference"
+
+    def gate_arguments(self, tokens: PatchTokens, queries: TextQueries, patch_weight_BP: Tensor) -> GateArguments:
+        """What the blocked gate asks for."""
+        return GateArguments(
+            queries=queries,
+            tokens=tokens,
+            weight_BP=patch_weight_BP.to(tokens.value_BPD.dtype),
+            null_D=self.null_D,
+            scale=self.gate.scale,
             bias=self.gate.bias,
+            rho=self.gate.rho,
+            null_weight=self.config.model.null_weight,
         )
+
+    def compare(self, tokens: PatchTokens, queries: TextQueries, patch_weight_BP: Tensor) -> Comparison:
+        """What losses read, every pair's score, gate mass and evidence, without the maps of `score`."""
+        if self.gate_mode(len(queries.text_TD), patch_weight_BP) == "reference":
+            return comparison_of(self.score(tokens, queries, patch_weight_BP), patch_weight_BP)
+        arguments = self.gate_arguments(tokens, queries, patch_weight_BP)
+        return compare_recomputing(arguments, evidence=self.config.loss.evidence > 0)
+
+    def compare_in_one_pass(
+        self,
+        tokens: PatchTokens,
+        queries: TextQueries,
+        patch_weight_BP: Tensor,
+        loss: PairLoss,
+        parameters: Sequence[Tensor],
+    ) -> tuple[Tensor, Comparison]:
+        """A pair-local loss and the numbers behind it; see `one_pass_loss`."""
+        arguments = self.gate_arguments(tokens, queries, patch_weight_BP)
+        return one_pass_loss(arguments, loss, parameters, evidence=self.config.loss.evidence > 0)

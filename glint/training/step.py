@@ -13,7 +13,10 @@ from glint.losses.area import area_loss, mean_gate
 from glint.losses.contrastive import contrastive_loss
 from glint.losses.dense_feature import dense_feature_loss, patch_cosine
 from glint.losses.evidence import evidence_loss
+from glint.losses.pairs import PairCounts, count_pairs
 from glint.losses.sigmoid import sigmoid_loss
+from glint.model.alignment import Comparison
+from glint.model.gate import PatchTokens, TextQueries
 from glint.model.glint import Glint
 from glint.training.distributed import ALONE, Ranks
 
@@ -75,7 +78,6 @@ def training_step(
     encoder rests: the teacher's last block stands for the student's, and L_DFR is 0 by definition. Shared by `ranks`, what
     is compared is gathered; L_DFR is of the own volumes, and the mean of its gradients is that of all.
     """
-    config = model.config.loss
     if batch.volume_BCZYX is None:
         tokens = model.project(model.student.resting_tokens(batch.teacher[model.student.encoder.depth - 1]))
     else:
@@ -85,46 +87,96 @@ def training_step(
     rows = unique_sentences(batch.sentences)
     if rows:
         queries = model.encode_text([batch.sentences[row] for row in rows])
-        relation_TB = batch.relation_TB[rows]
-        aligned = model.score(tokens, queries, batch.patch_weight_BP)
-        # Without weight the sigmoid loss still fits its scale and bias, on scores that it does not move.
-        score_TB = ranks.gather(aligned.score_TB)
-        judged_TB = score_TB if config.sigmoid > 0 else score_TB.detach()
-        weights = {"contrastive": config.contrastive, "sigmoid": config.sigmoid or 1.0}
-        terms = {
-            "contrastive": contrastive_loss(score_TB, relation_TB, inverse_temperature=model.inverse_temperature),
-            "sigmoid": sigmoid_loss(judged_TB, relation_TB, scale=model.sigmoid_scale, bias=model.sigmoid_bias),
-        }
-        if model.arm == "glint":
-            weights["area"] = area_weight(config, progress)
-            terms["area"] = area_loss(
-                aligned.gate_logits_TBP,
-                relation_TB,
-                batch.patch_weight_BP,
-                area_max=config.area_max,
-                gather=ranks.gather,
-            )
-            weights["evidence"] = config.evidence
-            terms["evidence"] = evidence_loss(
-                aligned.gate_logits_TBP,
-                relation_TB,
-                batch.patch_weight_BP,
-                extent=config.evidence_extent,
-                gather=ranks.gather,
-            )
-            with torch.no_grad():
-                gate_TB = ranks.gather(mean_gate(aligned.gate_logits_TBP, batch.patch_weight_BP))
-                positive_TB = relation_TB == POSITIVE
-                numbers["gate_density_positive"] = _mean(gate_TB[positive_TB])
-                numbers["gate_density_other"] = _mean(gate_TB[~positive_TB])
-        for name, term in terms.items():
-            if weights[name] > 0:
-                total = total + weights[name] * term
-            numbers[name] = float(term.detach())
+        weights = loss_weights(model, progress)
+        aligned, numbers = _alignment_terms(model, tokens, queries, batch, batch.relation_TB[rows], weights, ranks)
+        total = total + aligned
     if tokens.hidden:
         total = total + _dense_term(model, tokens.hidden, batch.teacher, gram_generator, numbers)
     numbers["loss"] = float(total.detach())
     return StepResult(total=total, numbers=numbers)
+
+
+def loss_weights(model: Glint, progress: float) -> dict[str, float]:
+    """Weight of every term that compares sentences with volumes; 0 is plotted and not differentiated."""
+    config = model.config.loss
+    # Without weight the sigmoid loss still fits its scale and bias, on scores that it does not move.
+    weights = {"contrastive": config.contrastive, "sigmoid": config.sigmoid or 1.0}
+    if model.arm == "glint":
+        weights["area"] = area_weight(config, progress)
+        if config.evidence > 0:
+            weights["evidence"] = config.evidence
+    return weights
+
+
+def pair_local_terms(
+    model: Glint,
+    compared: Comparison,
+    patch_sum_B: Tensor,
+    relation_TB: Tensor,
+    counts: PairCounts,
+    *,
+    scale: Tensor,
+    bias: Tensor,
+) -> dict[str, Tensor]:
+    """The terms that are sums over pairs, of some pairs, divided by the `counts` of all. `patch_sum_B` is sum_p c_p."""
+    config = model.config.loss
+    judged_TB = compared.score_TB if config.sigmoid > 0 else compared.score_TB.detach()
+    terms = {"sigmoid": sigmoid_loss(judged_TB, relation_TB, scale=scale, bias=bias, counts=counts)}
+    if model.arm == "glint":
+        gate_TB = mean_gate(compared.gate_mass_TB, patch_sum_B)
+        terms["area"] = area_loss(gate_TB, relation_TB, area_max=config.area_max, counts=counts)
+        terms["evidence"] = evidence_loss(
+            compared.evidence_TB, relation_TB, extent=config.evidence_extent, counts=counts
+        )
+    return terms
+
+
+def weighted(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """Sum of the terms that have a weight."""
+    return sum((weights[name] * term for name, term in terms.items() if weights.get(name, 0) > 0), torch.zeros(()))
+
+
+def _alignment_terms(
+    model: Glint,
+    tokens: PatchTokens,
+    queries: TextQueries,
+    batch: Batch,
+    relation_TB: Tensor,
+    weights: Mapping[str, float],
+    ranks: Ranks,
+) -> tuple[Tensor, dict[str, float]]:
+    """What compares sentences with volumes: its weighted sum, and every term as a number."""
+    weight_BP = batch.patch_weight_BP
+    counts, scale, bias = count_pairs(relation_TB), model.sigmoid_scale, model.sigmoid_bias
+    patch_sum_B = weight_BP.sum(dim=-1)
+    if model.gate_mode(len(queries.text_TD), weight_BP) == "one_pass":
+        own_TB = relation_TB[:, ranks.part(relation_TB.shape[1])]
+
+        def loss(
+            score: Tensor, mass: Tensor, evidence: Tensor, part: tuple[slice, slice], scale: Tensor, bias: Tensor
+        ) -> Tensor:
+            some = Comparison(score_TB=score, gate_mass_TB=mass, evidence_TB=evidence)
+            terms = pair_local_terms(model, some, patch_sum_B[part[1]], own_TB[part], counts, scale=scale, bias=bias)
+            return ranks.size * weighted(terms, weights)  # the mean over ranks then is the sum over all pairs
+
+        total, compared = model.compare_in_one_pass(tokens, queries, weight_BP, loss, (scale, bias))
+    else:
+        total, compared = None, model.compare(tokens, queries, weight_BP)
+    gathered = Comparison(
+        score_TB=ranks.gather(compared.score_TB),
+        gate_mass_TB=ranks.gather(compared.gate_mass_TB),
+        evidence_TB=ranks.gather(compared.evidence_TB),
+    )
+    patch_sum_B = ranks.gather(patch_sum_B[None])[0]
+    terms = {
+        "contrastive": contrastive_loss(gathered.score_TB, relation_TB, inverse_temperature=model.inverse_temperature)
+    } | pair_local_terms(model, gathered, patch_sum_B, relation_TB, counts, scale=scale, bias=bias)
+    numbers = {name: float(term.detach()) for name, term in terms.items() if name in weights}
+    if model.arm == "glint":
+        gate_TB = mean_gate(gathered.gate_mass_TB.detach(), patch_sum_B)
+        numbers["gate_density_positive"] = _mean(gate_TB[relation_TB == POSITIVE])
+        numbers["gate_density_other"] = _mean(gate_TB[relation_TB != POSITIVE])
+    return weighted(terms, weights) if total is None else total, numbers
 
 
 def _mean(values: Tensor) -> float:

@@ -12,6 +12,7 @@ from glint.losses.area import area_loss, mean_gate
 from glint.losses.contrastive import contrastive_loss
 from glint.losses.dense_feature import dense_feature_loss, gram_term, patch_cosine
 from glint.losses.evidence import evidence_loss
+from glint.losses.pairs import count_pairs
 from glint.losses.sigmoid import sigmoid_loss
 from glint.prepare.sections import sentence_classes
 
@@ -19,6 +20,10 @@ POSITIVE, NEGATIVE, HARD, IGNORE = 1, 0, 2, -1
 RELATION = torch.tensor(
     [[1, 0, 2, -1], [1, 1, 0, 0], [-1, -1, -1, -1], [1, -1, -1, -1], [0, 2, -1, 0]], dtype=torch.int8
 )
+
+
+def evidence_of(logits_TBP: Tensor, weight_BP: Tensor) -> Tensor:
+    return (torch.nn.functional.softplus(logits_TBP) * weight_BP).sum(dim=-1)
 
 
 def scores(seed: int = 0) -> Tensor:
@@ -91,8 +96,9 @@ def test_area_loss_closes_contradicted_gates_and_stops_floods() -> None:
     w = weight.numpy()
     mean = (gate * w).sum(-1) / w.sum(-1)
     expected = (mean[0, 1] + mean[1, 0]) / 2 + (max(0, mean[0, 0] - 0.1) + max(0, mean[1, 1] - 0.1)) / 2
-    assert area_loss(logits, relation, weight, area_max=0.1).item() == pytest.approx(expected, abs=1e-12)
-    np.testing.assert_allclose(mean_gate(logits, weight), mean, atol=1e-12)
+    found = mean_gate((torch.sigmoid(logits) * weight).sum(dim=-1), weight.sum(dim=-1))
+    np.testing.assert_allclose(found, mean, atol=1e-12)
+    assert area_loss(found, relation, area_max=0.1).item() == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("extent", [1.0, 3.0])
@@ -106,12 +112,13 @@ def test_evidence_loss_is_noisy_or_of_the_patches(extent: float) -> None:
     positives = [-math.log(1 - absent[t, b] ** (1 / extent)) for t, b in ((0, 0), (1, 1))]
     negatives = [-math.log(absent[t, b]) for t, b in ((0, 1), (1, 0), (1, 2))]
     expected = 0.5 * (np.mean(positives) + np.mean(negatives))
-    assert evidence_loss(logits, relation, weight, extent=extent).item() == pytest.approx(expected, abs=1e-12)
+    found = evidence_loss(evidence_of(logits, weight), relation, extent=extent)
+    assert found.item() == pytest.approx(expected, abs=1e-12)
 
 
 def test_evidence_loss_is_finite_and_pulls_when_every_gate_is_shut() -> None:
     logits = torch.full((1, 1, 4), -200.0, requires_grad=True)
-    loss = evidence_loss(logits, torch.tensor([[POSITIVE]]), torch.ones(1, 4))
+    loss = evidence_loss(evidence_of(logits, torch.ones(1, 4)), torch.tensor([[POSITIVE]]))
     loss.backward()
     assert math.isfinite(loss.item())
     assert torch.isfinite(logits.grad).all()  # type: ignore[arg-type]
@@ -123,11 +130,12 @@ def test_a_batch_of_one_relation_gives_finite_losses_and_gradients(relation: int
         score = torch.zeros(shape, requires_grad=True)
         logits = torch.zeros(*shape, 4, requires_grad=True)
         codes, weight = torch.full(shape, relation), torch.zeros(shape[1], 4)
+        mass = (torch.sigmoid(logits) * weight).sum(dim=-1)
         total = (
             contrastive_loss(score, codes, inverse_temperature=14.0)
             + sigmoid_loss(score, codes, scale=10.0, bias=-10.0)
-            + area_loss(logits, codes, weight, area_max=0.4)
-            + evidence_loss(logits, codes, weight)
+            + area_loss(mean_gate(mass, weight.sum(dim=-1)), codes, area_max=0.4)
+            + evidence_loss(evidence_of(logits, weight), codes)
         )
         total.backward()
         assert math.isfinite(total.item())
@@ -173,3 +181,24 @@ def test_gram_term_sees_relations_between_patches_alone() -> None:
     rotated = tokens @ (basis[:, :1] @ basis[:, :1].T + basis[:, 1:] @ turn @ basis[:, 1:].T)
     assert gram_term(rotated, tokens).item() < 1e-8
     assert patch_cosine(rotated, tokens).mean().item() < 0.6
+
+
+@pytest.mark.parametrize("cut", [1, 3])
+def test_pair_local_losses_of_the_parts_of_a_batch_add_up(cut: int) -> None:
+    counts = count_pairs(RELATION)
+    evidence, gate = scores(1) + 1.5, scores(2).abs()
+
+    def total(part: slice) -> Tensor:
+        codes = RELATION[:, part]
+        return (
+            sigmoid_loss(scores()[:, part], codes, scale=4.0, bias=-1.0, counts=counts)
+            + area_loss(gate[:, part], codes, area_max=0.3, counts=counts)
+            + evidence_loss(evidence[:, part], codes, counts=counts)
+        )
+
+    whole = (
+        sigmoid_loss(scores(), RELATION, scale=4.0, bias=-1.0)
+        + area_loss(gate, RELATION, area_max=0.3)
+        + evidence_loss(evidence, RELATION)
+    )
+    torch.testing.assert_close(total(slice(cut)) + total(slice(cut, None)), whole, atol=1e-12, rtol=0)

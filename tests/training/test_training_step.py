@@ -127,3 +127,41 @@ def test_photometric_change_keeps_the_range_and_spares_the_teacher(batch: Batch,
     torch.testing.assert_close(batch.teacher[1], changed.teacher[1])
     volume = batch.volume_BCZYX.numpy()
     np.testing.assert_array_equal(photometric(volume, AugmentConfig(), np.random.default_rng(0)), volume)
+
+
+LOCAL = CONFIG.model_copy(
+    update={"loss": CONFIG.loss.model_copy(update={"contrastive": 0.0, "sigmoid": 1.0, "evidence": 0.5})}
+)
+
+
+@pytest.mark.parametrize(("base", "mode"), [(CONFIG, "recompute"), (LOCAL, "recompute"), (LOCAL, "one_pass")])
+def test_every_way_to_form_the_gates_gradients_takes_the_same_step(
+    base: TrainConfig, mode: str, batch: Batch, studies: StudySet
+) -> None:
+    results = {}
+    for chosen in ("reference", mode):
+        config = base.model_copy(update={"model": base.model.model_copy(update={"gate": chosen})})
+        model = small_model(config, studies)
+        assert model.gate_mode(3, batch.patch_weight_BP) == chosen
+        result = training_step(model, batch, progress=0.5, gram_generator=torch.Generator().manual_seed(0))
+        result.total.backward()
+        grads = {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
+        results[chosen] = (result.numbers, grads)
+    (numbers, grads), (expected, expected_grads) = results[mode], results["reference"]
+    assert numbers == pytest.approx(expected, rel=1e-4, nan_ok=True)
+    assert set(grads) == set(expected_grads)
+    for name, grad in grads.items():
+        torch.testing.assert_close(grad, expected_grads[name], rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_a_small_batch_holds_its_gates_and_a_large_one_opens_them_again(studies: StudySet) -> None:
+    model = small_model(CONFIG, studies)
+    assert model.gate_mode(10, torch.ones(4, 36)) == "reference"
+    assert model.gate_mode(1000, torch.ones(64, 1024)) == "recompute"
+    assert small_model(LOCAL, studies).gate_mode(10, torch.ones(4, 36)) == "one_pass"
+    assert small_model(LOCAL, studies, arm="global_pooling").gate_mode(10, torch.ones(4, 36)) == "reference"
+
+
+def test_one_pass_with_a_loss_over_all_pairs_is_refused() -> None:
+    with pytest.raises(ValueError, match="one_pass"):
+        TrainConfig(model=ModelConfig(gate="one_pass"))

@@ -59,6 +59,12 @@ class ModelConfig(StageConfig):
         description="heads start as random maps of whitened teacher tokens, whose few loud axes would drown a lesion; "
         "smallest share of the largest variance that is still raised to 1; null: plain random heads",
     )
+    gate: Literal["auto", "reference", "recompute", "one_pass"] = Field(
+        default="auto",
+        description="how training forms the gate's gradients; equal in value. reference: every (sentence, volume, patch) is held; "
+        "recompute: none is, gates are opened twice; one_pass: none is, opened once, for losses without contrastive; "
+        "auto: one_pass where it can, recompute where the matrix is large",
+    )
     null_weight: float = Field(
         default=1.0, ge=0, description="[mu] weight of the no-evidence vector in patches; 0 removes it"
     )
@@ -192,6 +198,11 @@ class TrainConfig(StageConfig):
             raise ValueError("head_steps and steps are both 0: nothing would be trained")
         if self.loss.contrastive == 0 and self.loss.sigmoid == 0:
             raise ValueError("loss.contrastive and loss.sigmoid are both 0: nothing would align text and image")
+        if self.model.gate == "one_pass" and self.loss.contrastive > 0:
+            raise ValueError(
+                "model.gate is one_pass but loss.contrastive compares every pair with every other: set it to 0 (and "
+                "loss.sigmoid above 0), or gate to auto"
+            )
         if self.loss.dense > 0 and not self.loss.dense_blocks:
             raise ValueError("loss.dense is above 0 but loss.dense_blocks is empty")
         return self

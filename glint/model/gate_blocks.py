@@ -9,8 +9,9 @@ import torch
 
 WORKING_MATRICES = 3
 """Matrices of one part in use at a time: cosines, open gates, their gradient."""
-FALLBACK_CACHE_BYTES = 2**20
-FEWEST_SENTENCES = 64
+FALLBACK_CACHE_BYTES = 2**23
+LAST_LEVELS = ("SC_LEVEL4_CACHE_SIZE", "SC_LEVEL3_CACHE_SIZE", "SC_LEVEL2_CACHE_SIZE")
+FEWEST_SENTENCES = 128
 """Below it a part's matrix products are too flat to run at the library's rate."""
 
 
@@ -33,12 +34,12 @@ class BlockSizes:
 
 @functools.cache
 def cache_bytes(device: torch.device) -> int:
-    """Second-level cache of a core, or of the whole GPU."""
+    """Half the last-level cache, which other cores use too; of a GPU its second level."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).L2_cache_size)
-    names = os.sysconf_names if hasattr(os, "sysconf_names") else {}
-    found = os.sysconf("SC_LEVEL2_CACHE_SIZE") if "SC_LEVEL2_CACHE_SIZE" in names else 0
-    return found if found > 0 else FALLBACK_CACHE_BYTES
+    names = [name for name in LAST_LEVELS if name in getattr(os, "sysconf_names", {})]
+    sizes = [size for name in names if (size := os.sysconf(name)) > 0]
+    return (sizes[0] if sizes else FALLBACK_CACHE_BYTES) // 2
 
 
 def block_sizes(num_sentences: int, num_volumes: int, num_patches: int, *, cache: int, item_bytes: int) -> BlockSizes:

@@ -61,6 +61,12 @@ def test_films_with_reports_plan_their_sections(tmp_path):
     assert plan.stdout.count("glint sections") == plan.stdout.count("--model-cache state/cxr/05_sections ") == 3
 
 
+def test_where_no_film_is_named_their_targets_make_nothing_and_say_which_key_names_them(tmp_path):
+    run = snakemake(tmp_path, "--dry-run", "--", "deidentify_cxr", "split_cxr")
+    assert planned(run) == {"deidentify_cxr": 1, "split_cxr": 1, "total": 2}
+    assert "index.cxr.raw_dirs names no folder" in run.stderr
+
+
 def test_what_films_do_not_have_yet_is_no_target(tmp_path):
     listed = snakemake(tmp_path, "--list-rules").stdout.split()
     later = ("demo", "teacher", "features", "train", "evaluate")

@@ -93,7 +93,8 @@ def workspace(tmp_path_factory, store) -> Workspace:
     made.change(SMALL)
     made.run("dvc", "remote", "add", "-d", "store", str(store))
     made.record("start")
-    assert len(made.reran(made.run("dvc", "repro"))) == 9
+    stages = yaml.safe_load((folder / "dvc.yaml").read_text())["stages"]
+    assert made.reran(made.run("dvc", "repro")) == set(stages)
     made.record("first")
     made.run("git", "tag", "first")
     return made

@@ -97,9 +97,12 @@ for modality in MODALITIES:
         name:
             f"index_{modality}"
         input:
-            [
-                f"restricted/{modality}/01_index/{kind}/{shard}/{tables[kind]}.parquet"
-                for kind in kinds(modality)
-                for shard in SHARDS[modality]
-            ],
+            wanted(
+                modality,
+                [
+                    f"restricted/{modality}/01_index/{kind}/{shard}/{tables[kind]}.parquet"
+                    for kind in kinds(modality)
+                    for shard in SHARDS[modality]
+                ],
+            ),
         localrule: True

@@ -101,10 +101,13 @@ for modality in MODALITIES:
         name:
             f"deidentify_{modality}"
         input:
-            [
-                f"results/{modality}/02_deidentify/{kind}/{shard}/manifest.parquet"
-                for kind in kinds(modality)
-                for shard in SHARDS[modality]
-            ],
-            f"results/{modality}/02_deidentify/audit/score.json",
+            wanted(
+                modality,
+                [
+                    f"results/{modality}/02_deidentify/{kind}/{shard}/manifest.parquet"
+                    for kind in kinds(modality)
+                    for shard in SHARDS[modality]
+                ],
+            ),
+            wanted(modality, [f"results/{modality}/02_deidentify/audit/score.json"]),
         localrule: True

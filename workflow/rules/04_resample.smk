@@ -26,8 +26,11 @@ for modality in MODALITIES:
         name:
             f"resample_{modality}"
         input:
-            [
-                f"results/{modality}/04_resample/{shard}/manifest.parquet"
-                for shard in SHARDS[modality]
-            ],
+            wanted(
+                modality,
+                [
+                    f"results/{modality}/04_resample/{shard}/manifest.parquet"
+                    for shard in SHARDS[modality]
+                ],
+            ),
         localrule: True

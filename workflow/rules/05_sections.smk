@@ -28,8 +28,12 @@ for modality in MODALITIES:
         name:
             f"sections_{modality}"
         input:
-            [
-                f"results/{modality}/05_sections/{shard}/manifest.parquet"
-                for shard in SHARDS[modality]
-            ],
+            wanted(
+                modality,
+                [
+                    f"results/{modality}/05_sections/{shard}/manifest.parquet"
+                    for shard in SHARDS[modality]
+                    if "reports" in kinds(modality)
+                ],
+            ),
         localrule: True

@@ -31,5 +31,5 @@ for modality in MODALITIES:
         name:
             f"split_{modality}"
         input:
-            f"results/{modality}/06_split/manifest.parquet",
+            wanted(modality, [f"results/{modality}/06_split/manifest.parquet"]),
         localrule: True

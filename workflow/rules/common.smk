@@ -54,6 +54,11 @@ def per_shard(pattern):
     ]
 
 
+def wanted(modality, files):
+    """`files`, or nothing where no raw folder of the modality is named: its stages are then done with nothing made."""
+    return files if section("index", modality).raw_dirs else []
+
+
 def kinds(modality):
     """What of a modality is indexed and cleaned: images alone where there is no report table."""
     return (

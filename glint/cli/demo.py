@@ -6,6 +6,7 @@ from pathlib import Path
 
 from glint.cli.arguments import add_config_argument, stage_config_from_args, validated
 from glint.core.config.demo import DemoConfig
+from glint.core.config.schema import MODALITIES
 
 HELP = "make a synthetic hospital: DICOM studies with identities, reports, and truth masks kept aside"
 
@@ -13,6 +14,9 @@ HELP = "make a synthetic hospital: DICOM studies with identities, reports, and t
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `glint demo`."""
     parser.add_argument("--out", type=Path, required=True, help="folder to make; an earlier demo there is replaced")
+    parser.add_argument(
+        "--modality", choices=MODALITIES, default="ct", help="CT studies, or films of the same patients"
+    )
     parser.add_argument("--studies", type=int, help="number of studies (default: the configuration's)")
     parser.add_argument("--seed", type=int, help="seed; every byte follows from it (default: the configuration's)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
@@ -25,8 +29,11 @@ def run(args: argparse.Namespace) -> None:
 
     config = stage_config_from_args(args, DemoConfig)
     given = {key: value for key, value in (("studies", args.studies), ("seed", args.seed)) if value is not None}
-    config = validated({**config.model_dump(mode="json"), **given}, DemoConfig, section="DemoConfig")
-    summary = build_hospital(args.out, config, workers=args.workers)
+    values = config.model_dump(mode="json")
+    if args.modality == "cxr" and "studies" in given:
+        values["films"]["studies"] = given.pop("studies")
+    config = validated({**values, **given}, DemoConfig, section="DemoConfig")
+    summary = build_hospital(args.out, config, workers=args.workers, modality=args.modality)
     out = args.out
     print(f"{summary['studies']} studies of {summary['patients']} patients: {out / 'dicom'}")
     print(f"reports: {out / 'reports.csv'}")

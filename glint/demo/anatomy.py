@@ -44,7 +44,7 @@ class Body:
 
 @dataclass(frozen=True, kw_only=True)
 class Visit:
-    """What differs between two scans of one body."""
+    """What differs between two pictures of one body; upright: gas in stomach and hernia rises to the head, not the front."""
 
     breath_mm: float
     lung_hu: float
@@ -56,6 +56,7 @@ class Visit:
     dome_lift_mm: tuple[float, float] = (0.0, 0.0)
     hernia_radii_mm: tuple[float, float, float] | None = None
     hernia_air_fraction: float = 0.0
+    upright: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +151,7 @@ def _warped(body: Body, z: Floats, y: Floats, x: Floats) -> tuple[Floats, Floats
     return z_w.astype(np.float32), y_w.astype(np.float32), x_w.astype(np.float32)
 
 
-def _paint_tube(
+def paint_tube(
     volume: Floats,
     coordinates: tuple[Floats, Floats, Floats],
     start: tuple[float, float, float],
@@ -242,7 +243,8 @@ def _abdomen(volume: Floats, body: Body, visit: Visit, below: Mask, z: Floats, y
     volume[spleen] = visit.organ_hu - 6
     radius = _ellipsoid(z, y, x, (level - 20, -0.15 * depth, 0.45 * width), (30, 34, 34))
     stomach = below & (radius < 1)
-    volume[stomach] = np.where(radius > 0.78, 45.0, np.where(y < -0.3 * depth, -960.0, 18.0))[stomach]
+    gas = z > level - 18 if visit.upright else y < -0.3 * depth
+    volume[stomach] = np.where(radius > 0.78, 45.0, np.where(gas, -960.0, 18.0))[stomach]
 
 
 def _mediastinum(volume: Floats, body: Body, visit: Visit, middle: Mask, z: Floats, y: Floats, x: Floats) -> None:
@@ -260,11 +262,11 @@ def _mediastinum(volume: Floats, body: Body, visit: Visit, middle: Mask, z: Floa
     )
     where = (z, y, x)
     for start, end, tube_radius in tubes:
-        _paint_tube(volume, where, start, end, tube_radius, visit.blood_hu)
-    _paint_tube(volume, where, (130, 30, 2), (-130, depth - 38, 3), 7.0, 38, middle)
+        paint_tube(volume, where, start, end, tube_radius, visit.blood_hu)
+    paint_tube(volume, where, (130, 30, 2), (-130, depth - 38, 3), 7.0, 38, middle)
     for end_x in (-30.0, 30.0):
-        _paint_tube(volume, where, (arch - 20, 10, 0), (arch - 46, 12, end_x), 6.5, -960)
-    _paint_tube(volume, where, (130, 6, 0), (arch - 20, 10, 0), 8.0, -970)
+        paint_tube(volume, where, (arch - 20, 10, 0), (arch - 46, 12, end_x), 6.5, -960)
+    paint_tube(volume, where, (130, 6, 0), (arch - 20, 10, 0), 8.0, -970)
 
 
 def _lobes(body: Body, z_N: Floats, y_N: Floats) -> NDArray[np.int8]:
@@ -347,7 +349,10 @@ def _heart_and_hernia(
         centre = hernia_centre_mm(body, visit)
         sac = _ellipsoid(z, y, x, centre, visit.hernia_radii_mm)
         hernia = room & (sac < 1)
-        gas = y < centre[1] + (2 * visit.hernia_air_fraction - 1) * visit.hernia_radii_mm[1]
+        level = 2 * visit.hernia_air_fraction - 1
+        gas = y < centre[1] + level * visit.hernia_radii_mm[1]
+        if visit.upright:
+            gas = z > centre[0] - level * visit.hernia_radii_mm[0]
         volume[hernia] = np.where(sac > 0.72, 48.0, np.where(gas, -930.0, 22.0))[hernia]
     heart = room & (radius < 1) & ~hernia
     volume[room & (radius >= 1) & (radius < 1.1) & ~hernia] = -75

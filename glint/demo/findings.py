@@ -19,11 +19,12 @@ REGIONS = ("upper", "middle", "lower")
 
 @dataclass(kw_only=True)
 class Canvas:
-    """The lungs while findings are painted: hu_N changes, claimed_N grows."""
+    """The lungs while findings are painted: hu_N changes, claimed_N grows. upright: fluid sinks to the base, air rises."""
 
     lungs: Lungs
     hu_N: Floats
     voxel_cm3: float
+    upright: bool = False
     claimed_N: Mask = field(init=False)
 
     def __post_init__(self) -> None:
@@ -158,9 +159,13 @@ def _fill(canvas: Canvas, side: int, score_N: Floats, volume_cm3: float) -> Mask
 
 
 def paint_effusion(canvas: Canvas, rng: np.random.Generator, side: int) -> list[Spot]:
-    """Fluid that runs to the back and the base and rises along the wall as a meniscus."""
+    """Fluid that runs to the back and the base, of who stands to the base alone, and rises along the wall as a meniscus."""
     lungs = canvas.lungs
-    score = lungs.y_N - rng.uniform(0.3, 0.5) * lungs.z_N + 14 * np.clip(lungs.depth_N - 0.8, 0, 0.2) / 0.2
+    sinks = rng.uniform(0.3, 0.5)
+    meniscus = np.clip(lungs.depth_N - 0.8, 0, 0.2) / 0.2
+    score = lungs.y_N - sinks * lungs.z_N + 14 * meniscus
+    if canvas.upright:
+        score = 0.5 * sinks * lungs.y_N - lungs.z_N + 32 * meniscus**2
     volume = float(rng.choice([rng.uniform(110, 180), rng.uniform(180, 330), rng.uniform(330, 520)]))
     fluid = _fill(canvas, side, score.astype(np.float32), volume)
     taken = canvas.claim(fluid, rng.uniform(4, 18))
@@ -170,10 +175,12 @@ def paint_effusion(canvas: Canvas, rng: np.random.Generator, side: int) -> list[
 
 
 def paint_pneumothorax(canvas: Canvas, rng: np.random.Generator, side: int) -> list[Spot]:
-    """Air before and above the lung, a white pleural line, and denser lung behind it."""
+    """Air before and above the lung, around it in who stands, a white pleural line, and denser lung behind it."""
     lungs = canvas.lungs
     tilt, wall = rng.uniform(0.2, 0.45), 16 * np.clip(lungs.depth_N - 0.75, 0, 0.25) / 0.25
     score = (-lungs.y_N + tilt * lungs.z_N + wall).astype(np.float32)
+    if canvas.upright:
+        score = (0.5 * lungs.z_N + 130 * np.clip(lungs.depth_N - 0.45, 0, 0.55)).astype(np.float32)
     volume = float(rng.choice([rng.uniform(130, 210), rng.uniform(210, 360), rng.uniform(360, 520)]))
     gas = _fill(canvas, side, score, volume)
     edge = float(score[gas].min())

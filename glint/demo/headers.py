@@ -51,10 +51,26 @@ def file_meta(sop_class: str, sop_instance: str, transfer_syntax: str = Explicit
     return meta
 
 
+@dataclass(frozen=True, kw_only=True)
+class Equipment:
+    """What the machine writes of itself; private: group, creator, elements as (offset, VR, what to write)."""
+
+    manufacturer: str
+    model: str
+    software: str
+    station: str
+    private: tuple[int, str, tuple[tuple[int, str, str], ...]]
+
+
 def study_header(
-    seed: int, number: int, patient: Patient, visit: Visitation, scan: Scan, contrast: bool
+    seed: int, number: int, patient: Patient, visit: Visitation, *, modality: str, described: str, procedure: str
 ) -> StudyHeader:
-    """The header that all instances of one study begin with."""
+    """The header that all instances of one study begin with: who, when, where, and what clerks type.
+
+    Args:
+        described: Study Description before anyone adds to it.
+        procedure: What was ordered.
+    """
     rng = generator(seed, "clerk", number)
     study_uid = uid(seed, "study", number)
     header = StudyHeader(base=Dataset(), study_uid=study_uid)
@@ -66,7 +82,7 @@ def study_header(
 
     day = plant("study_date", dicom_date(visit.study_date))
     base.SpecificCharacterSet = "ISO_IR 100"
-    base.Modality = "CT"
+    base.Modality = modality
     base.StudyInstanceUID = plant("uid", study_uid)
     base.StudyDate = base.SeriesDate = base.AcquisitionDate = base.ContentDate = day
     base.StudyTime = base.SeriesTime = base.AcquisitionTime = base.ContentTime = visit.time
@@ -80,14 +96,41 @@ def study_header(
     base.PatientBirthDate = plant("birth_date", dicom_date(patient.birth))
     base.PatientSex = patient.sex
     base.PatientAge = f"{(visit.study_date - patient.birth).days // 365:03d}Y"
-    base.PatientPosition = "HFS"
     base.BodyPartExamined = "CHEST"
-    base.StudyDescription = "CT CHEST" + (" W CONTRAST" if contrast else " WO CONTRAST")
+    base.StudyDescription = described
+    _typed_by_clerks(base, rng, patient, visit, plant)
+    _requested(base, rng, patient, visit, procedure, plant)
+    return header
+
+
+def scan_header(seed: int, number: int, patient: Patient, visit: Visitation, scan: Scan, contrast: bool) -> StudyHeader:
+    """The header of a CT study, scanner and all."""
+    described = "CT CHEST" + (" W CONTRAST" if contrast else " WO CONTRAST")
+    header = study_header(seed, number, patient, visit, modality="CT", described=described, procedure="CT Thorax")
+    base, vendor = header.base, scan.vendor
+    base.PatientPosition = "HFS"
     if contrast:
         base.ContrastBolusAgent = "OMNIPAQUE 350"
-    _typed_by_clerks(base, rng, patient, visit, plant)
-    _requested(base, rng, patient, visit, plant)
-    _made_by(base, scan, patient, visit, plant)
+    base.KVP = "120"
+    base.XRayTubeCurrent = "180"
+    base.ExposureTime = "500"
+    base.ConvolutionKernel = scan.kernel
+    base.SliceThickness = f"{scan.thickness_mm:g}"
+    base.GantryDetectorTilt = "0"
+    base.FrameOfReferenceUID = uid(0, "frame", base.StudyInstanceUID)
+    base.PositionReferenceIndicator = "SN" if vendor.key == "ge" else ""
+    made_by(
+        header,
+        Equipment(
+            manufacturer=vendor.manufacturer,
+            model=scan.model,
+            software=vendor.software,
+            station=vendor.station,
+            private=vendor.private,
+        ),
+        patient,
+        visit,
+    )
     return header
 
 
@@ -114,12 +157,14 @@ def _typed_by_clerks(base: Dataset, rng: np.random.Generator, patient: Patient, 
         base.AdditionalPatientHistory = plant("free_text", f"Pt {patient.mrn} born {patient.birth:%d.%m.%Y}, smoker")
 
 
-def _requested(base: Dataset, rng: np.random.Generator, patient: Patient, visit: Visitation, plant: Any) -> None:
+def _requested(
+    base: Dataset, rng: np.random.Generator, patient: Patient, visit: Visitation, procedure: str, plant: Any
+) -> None:
     """Orders: sequences in sequences with names inside."""
     request = Dataset()
     request.RequestedProcedureID = plant("order_number", visit.order_number)
-    request.RequestedProcedureDescription = "CT Thorax"
-    request.ScheduledProcedureStepDescription = "CT Thorax"
+    request.RequestedProcedureDescription = procedure
+    request.ScheduledProcedureStepDescription = procedure
     if rng.random() < 0.5:
         request.RequestedProcedureComments = plant("free_text", f"Please call Dr. {visit.referring.split('^')[0]}")
     base.RequestAttributesSequence = Sequence([request])
@@ -135,26 +180,19 @@ def _requested(base: Dataset, rng: np.random.Generator, patient: Patient, visit:
         base.OriginalAttributesSequence = Sequence([change])
 
 
-def _made_by(base: Dataset, scan: Scan, patient: Patient, visit: Visitation, plant: Any) -> None:
-    """Equipment and the vendor's private block, which repeats what it should not."""
-    vendor = scan.vendor
-    base.Manufacturer = vendor.manufacturer
-    base.ManufacturerModelName = scan.model
-    base.SoftwareVersions = vendor.software
-    base.StationName = vendor.station
-    base.KVP = "120"
-    base.XRayTubeCurrent = "180"
-    base.ExposureTime = "500"
-    base.ConvolutionKernel = scan.kernel
-    base.SliceThickness = f"{scan.thickness_mm:g}"
-    base.GantryDetectorTilt = "0"
-    base.FrameOfReferenceUID = uid(0, "frame", base.StudyInstanceUID)
-    base.PositionReferenceIndicator = "SN" if vendor.key == "ge" else ""
+def made_by(header: StudyHeader, equipment: Equipment, patient: Patient, visit: Visitation) -> None:
+    """Equipment and the maker's private block, which repeats what it should not."""
+    base = header.base
+    base.Manufacturer = equipment.manufacturer
+    base.ManufacturerModelName = equipment.model
+    base.SoftwareVersions = equipment.software
+    base.StationName = equipment.station
     typed = {"name": patient.dicom_name, "mrn": patient.mrn, "operator": visit.operator}
-    group, creator, elements = vendor.private
+    group, creator, elements = equipment.private
     block = base.private_block(group, creator, create=True)
     for offset, vr, source in elements:
         if source.startswith("literal:"):
             block.add_new(offset, vr, source.removeprefix("literal:"))
         else:
-            block.add_new(offset, vr, plant("private", typed[source]))
+            header.planted.append(("private", typed[source]))
+            block.add_new(offset, vr, typed[source])

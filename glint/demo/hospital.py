@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -15,92 +15,57 @@ from glint.core.errors import InputError
 from glint.core.parallel import parallel_map
 from glint.core.provenance import sha256_bytes
 from glint.core.seeds import generator
+from glint.demo import phrases
 from glint.demo.catalogue import FINDINGS, patient_of
-from glint.demo.headers import study_header, uid
+from glint.demo.film_patient import FIRST_FILM_STUDY
+from glint.demo.film_phrases import FILM
+from glint.demo.film_studies import FILM_DEFECTS, make_film_study
+from glint.demo.headers import scan_header, uid
+from glint.demo.orders import (
+    DEFECT_BASE,
+    REPORT_COLUMNS,
+    SHARED_ACCESSION,
+    Made,
+    Order,
+    folder_of,
+    identities_of,
+    planted_by,
+    prior_date,
+    report_row,
+    visitation_of,
+)
 from glint.demo.patient import SyntheticStudy, synthesise
 from glint.demo.people import Patient, Visitation, make_patient, make_visitation
+from glint.demo.phrases import Phrasebook
 from glint.demo.radiologist import Report, write_report
-from glint.demo.series import WrittenSeries, write_dose_report, write_scout, write_volume
+from glint.demo.series import write_dose_report, write_scout, write_volume
 from glint.demo.truth import write_truth
 
 VERSION = 1
-REPORT_COLUMNS = ("accession_number", "patient_id", "patient_name", "study_date", "report")
-_DEFECT_BASE = 90000
 _WITHOUT_TRUTH = ("missing_slice", "truncated_file", "one_slice", "tilted")
-_DEFECTS = ("no_report", *_WITHOUT_TRUTH, "shared_accession", "shared_accession")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Order:
-    """One study to be made under a folder; defect names what is wrong with it, None for a whole study."""
-
-    root: Path
-    config: DemoConfig
-    number: int
-    defect: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Made:
-    """What one study left behind. report is a row of the table, or None; identities say which file holds them."""
-
-    number: int
-    study_uid: str
-    patient_number: int
-    defect: str | None
-    findings: tuple[str, ...]
-    has_truth: bool
-    num_files: int
-    report: dict[str, str] | None
-    identities: tuple[dict[str, str], ...]
-
-
-def _identities(study_uid: str, planted: list[tuple[str, str]], where: str) -> list[dict[str, str]]:
-    return [
-        {"kind": kind, "value": value, "study_uid": study_uid, "where": where} for kind, value in dict.fromkeys(planted)
-    ]
-
-
-def _folder(patient: Patient, visit: Visitation, number: int) -> str:
-    """A study's folder as a file clerk names it."""
-    if number % 3 == 0:
-        return f"dicom/{patient.surname}_{patient.given}_{patient.mrn}/{visit.study_date:%Y-%m-%d}_CT"
-    if number % 3 == 1:
-        return f"dicom/{patient.mrn}/{visit.accession}"
-    return f"dicom/{patient.surname.upper()}/{visit.study_date:%Y%m%d}_{visit.accession}"
-
-
-def _visitation(seed: int, number: int, patient: Patient, defect: str | None) -> Visitation:
-    """The visit of a study; the two that share an accession number both take the first one's."""
-    visit = make_visitation(seed, number, patient)
-    if defect != "shared_accession":
-        return visit
-    first = _DEFECT_BASE + _DEFECTS.index("shared_accession")
-    shared = make_visitation(seed, first, make_patient(seed, first)).accession
-    return Visitation(**{**visit.__dict__, "accession": shared})
+_DEFECTS = ("no_report", *_WITHOUT_TRUTH, SHARED_ACCESSION, SHARED_ACCESSION)
 
 
 def _dictate(
     config: DemoConfig, study: SyntheticStudy, patient: Patient, visit: Visitation
 ) -> tuple[Report, dict[str, str]]:
     seed, number = config.seed, study.number
-    prior: date | None = None
-    if number != study.patient_number:
-        prior = make_visitation(seed, study.patient_number, patient).study_date
-    report = write_report(seed, number, config, patient, visit, study.findings, study.contrast, prior)
-    values = (visit.accession, patient.mrn, patient.dicom_name, f"{visit.study_date:%Y%m%d}", report.text)
-    return report, dict(zip(REPORT_COLUMNS, values, strict=True))
+    prior = prior_date(seed, study.patient_number if number != study.patient_number else None, patient)
+    how = "with intravenous contrast" if study.contrast else "without intravenous contrast"
+    report = write_report(seed, number, config, patient, visit, study.findings, how, prior)
+    return report, report_row(report, patient, visit)
 
 
 def make_study(order: Order) -> Made:
     """Synthesise, dictate and write one study under `order.root`."""
     config, seed, number = order.config, order.config.seed, order.number
     patient = make_patient(seed, patient_of(seed, number, config))
-    visit = _visitation(seed, number, patient, order.defect)
+    first = DEFECT_BASE + _DEFECTS.index(SHARED_ACCESSION)
+    visit = visitation_of(seed, number, patient, accession_of=first if order.defect == SHARED_ACCESSION else None)
     study = synthesise(seed, number, config)
     rng = generator(seed, "archive", number)
-    header = study_header(seed, number, patient, visit, study.scan, study.contrast)
-    folder = _folder(patient, visit, number)
+    header = scan_header(seed, number, patient, visit, study.scan, study.contrast)
+    folder = folder_of(patient, visit, number, "CT")
     compressed, scouted, dosed, dose_text = rng.random(4) < (
         config.compressed_fraction,
         config.scout_fraction,
@@ -134,6 +99,8 @@ def make_study(order: Order) -> Made:
     report, row = _dictate(config, study, patient, visit)
     with_report = order.defect != "no_report"
     dictated = report if with_report else None
+    files = [(one.files[0], one.planted) for one in series]
+    files[0] = (files[0][0], header.planted + files[0][1])
     return Made(
         number=number,
         study_uid=header.study_uid,
@@ -143,45 +110,21 @@ def make_study(order: Order) -> Made:
         has_truth=has_truth,
         num_files=sum(len(one.files) for one in series),
         report=row if with_report else None,
-        identities=tuple(_planted(header.study_uid, header.planted, series, folder, row, dictated)),
+        identities=tuple(planted_by(header.study_uid, files, folder, row, dictated)),
     )
 
 
-def _planted(
-    study_uid: str,
-    planted: list[tuple[str, str]],
-    series: list[WrittenSeries],
-    folder: str,
-    row: dict[str, str],
-    report: Report | None,
-) -> list[dict[str, str]]:
-    """Every identity of a study and the file that holds it."""
-    found = _identities(study_uid, planted + series[0].planted, series[0].files[0])
-    for one in series[1:]:
-        found += _identities(study_uid, one.planted, one.files[0])
-    names = [("path", part) for part in folder.split("/")[1:]]
-    found += _identities(study_uid, names, series[0].files[0])
-    if report is not None:
-        columns = [
-            ("accession", row["accession_number"]),
-            ("patient_id", row["patient_id"]),
-            ("patient_name", row["patient_name"]),
-            ("study_date", row["study_date"]),
-        ]
-        found += _identities(study_uid, columns + report.planted, "reports.csv")
-    return found
-
-
-def _orphan_report(config: DemoConfig) -> tuple[dict[str, str], list[dict[str, str]]]:
+def _orphan_report(config: DemoConfig, kind: Kind) -> tuple[dict[str, str], list[dict[str, str]]]:
     """A report whose study never reached the archive."""
-    number = _DEFECT_BASE + len(_DEFECTS)
+    number = kind.first + DEFECT_BASE + len(kind.defects)
     patient = make_patient(config.seed, number)
     visit = make_visitation(config.seed, number, patient)
-    report = write_report(config.seed, number, config, patient, visit, (), False, None)
-    values = (visit.accession, patient.mrn, patient.dicom_name, f"{visit.study_date:%Y%m%d}", report.text)
-    row = dict(zip(REPORT_COLUMNS, values, strict=True))
+    report = write_report(
+        config.seed, number, config, patient, visit, (), "without intravenous contrast", None, kind.book
+    )
+    row = report_row(report, patient, visit)
     columns = [("accession", visit.accession), ("patient_id", patient.mrn), ("patient_name", patient.dicom_name)]
-    return row, _identities(uid(config.seed, "study", number), columns + report.planted, "reports.csv")
+    return row, identities_of(uid(config.seed, "study", number), columns + report.planted, "reports.csv")
 
 
 def _write_table(path: Path, columns: tuple[str, ...], rows: list[dict[str, str]]) -> None:
@@ -195,12 +138,12 @@ def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _write_tables(root: Path, config: DemoConfig, made: list[Made]) -> dict[str, Any]:
+def _write_tables(root: Path, config: DemoConfig, made: list[Made], kind: Kind) -> dict[str, Any]:
     """Write report table, identities, labels and summary; returns the summary."""
     reports = [one.report for one in made if one.report is not None]
     identities = [entry for one in made for entry in one.identities]
     if config.defects:
-        row, entries = _orphan_report(config)
+        row, entries = _orphan_report(config, kind)
         reports.append(row)
         identities += entries
     order = generator(config.seed, "table").permutation(len(reports))
@@ -236,27 +179,51 @@ def _write_key(path: Path, seed: int) -> None:
     path.chmod(0o600)
 
 
-def build_hospital(out: Path, config: DemoConfig, *, workers: int) -> dict[str, Any]:
-    """Write the hospital to `out` (mode 0700), whole or not at all, and return its summary.
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """What the hospital makes of one modality: studies numbered from `first`, broken ones, and what readers say."""
 
-    Makes dicom/, reports.csv, identities.json, truth/, deid.key and summary.json. The bytes depend on `config` alone,
-    never on the number of workers.
+    make: Callable[[Order], Made]
+    first: int
+    defects: tuple[str, ...]
+    book: Phrasebook
+    studies: Callable[[DemoConfig], int]
+
+
+KINDS = {
+    "ct": Kind(make=make_study, first=0, defects=_DEFECTS, book=phrases.CT, studies=lambda config: config.studies),
+    "cxr": Kind(
+        make=make_film_study,
+        first=FIRST_FILM_STUDY,
+        defects=FILM_DEFECTS,
+        book=FILM,
+        studies=lambda config: config.films.studies,
+    ),
+}
+
+
+def build_hospital(out: Path, config: DemoConfig, *, workers: int, modality: str = "ct") -> dict[str, Any]:
+    """Write one modality's archive to `out` (mode 0700), whole or not at all, and return its summary.
+
+    Makes dicom/, reports.csv, identities.json, truth/, deid.key and summary.json. The bytes depend on `config` and
+    `modality` alone, never on the number of workers. All modalities of one seed share their patients and the key.
 
     Raises:
         InputError: `out` holds something that is no demo.
     """
+    kind = KINDS[modality]
     foreign = out.exists() and not (out / "identities.json").is_file()
     if foreign and (out.is_file() or any(entry.is_file() for entry in out.rglob("*"))):
         raise InputError(f"{out}: exists and is no earlier demo; choose another folder for --out, or remove it")
     with atomic_directory(out) as root:
         root.chmod(0o700)
         (root / "truth").mkdir()
-        orders = [Order(root=root, config=config, number=number, defect=None) for number in range(config.studies)]
+        numbers: list[tuple[int, str | None]] = [(number, None) for number in range(kind.studies(config))]
         if config.defects:
-            orders += [
-                Order(root=root, config=config, number=_DEFECT_BASE + place, defect=kind)
-                for place, kind in enumerate(_DEFECTS)
-            ]
-        made = parallel_map(make_study, orders, workers=workers, description="demo studies")
-        summary = _write_tables(root, config, made)
+            numbers += [(DEFECT_BASE + place, defect) for place, defect in enumerate(kind.defects)]
+        orders = [
+            Order(root=root, config=config, number=kind.first + number, defect=defect) for number, defect in numbers
+        ]
+        made = parallel_map(kind.make, orders, workers=workers, description="demo studies")
+        summary = _write_tables(root, config, made, kind)
     return summary

@@ -47,15 +47,9 @@ def synthesise(seed: int, number: int, config: DemoConfig) -> SyntheticStudy:
     scan = draw_scan(rng, config, length_mm)
     chosen = choose_findings(seed, number, config)
     sides = sides_of(rng, chosen)
-    visit = _ill(rng, draw_visit(rng), chosen, sides)
+    visit = fall_ill(rng, draw_visit(rng), chosen, sides)
     chest = paint(body, visit, scan.shape_zyx, scan.spacing_mm)
-    voxel_cm3 = float(np.prod(scan.spacing_mm)) / 1000
-    spots, masks = _paint_lungs(rng, chest, sides, voxel_cm3)
-    placed = [_placed(rng, config, name, found, voxel_cm3) for name, found in spots.items()]
-    for name, mask in (("cardiomegaly", chest.heart_ZYX), ("hiatal_hernia", chest.hernia_ZYX)):
-        if name in chosen:
-            masks[name] = mask
-            placed.append(_placed_midline(rng, config, name, body, visit, float(mask.sum()) * voxel_cm3))
+    masks, placed = paint_findings(rng, config, body, visit, chest, chosen, sides, scan.spacing_mm)
     lung = np.zeros(scan.shape_zyx, np.bool_)
     lung.ravel()[chest.lungs.index_N] = True
     return SyntheticStudy(
@@ -66,12 +60,36 @@ def synthesise(seed: int, number: int, config: DemoConfig) -> SyntheticStudy:
         volume_hu_ZYX=acquire(rng, chest.volume_hu_ZYX, scan),
         body_ZYX=chest.body_ZYX,
         lung_ZYX=lung,
-        masks={name: masks[name] for name in FINDINGS if name in masks},
-        findings=tuple(sorted(placed, key=lambda found: FINDINGS.index(found.finding))),
+        masks=masks,
+        findings=placed,
     )
 
 
-def _ill(rng: np.random.Generator, visit: Visit, chosen: tuple[str, ...], sides: dict[str, tuple[int, ...]]) -> Visit:
+def paint_findings(
+    rng: np.random.Generator,
+    config: DemoConfig,
+    body: Body,
+    visit: Visit,
+    chest: Chest,
+    chosen: tuple[str, ...],
+    sides: dict[str, tuple[int, ...]],
+    spacing_mm: tuple[float, float, float],
+) -> tuple[dict[str, Mask], tuple[PlacedFinding, ...]]:
+    """Paint lung texture and the chosen findings into `chest`: masks (z, y, x) by finding, and what a reader would say."""
+    voxel_cm3 = float(np.prod(spacing_mm)) / 1000
+    spots, masks = _paint_lungs(rng, chest, sides, voxel_cm3, upright=visit.upright)
+    placed = [_placed(rng, config, name, found, voxel_cm3) for name, found in spots.items()]
+    for name, mask in (("cardiomegaly", chest.heart_ZYX), ("hiatal_hernia", chest.hernia_ZYX)):
+        if name in chosen:
+            masks[name] = mask
+            placed.append(_placed_midline(rng, config, name, body, visit, float(mask.sum()) * voxel_cm3))
+    ordered = {name: masks[name] for name in FINDINGS if name in masks}
+    return ordered, tuple(sorted(placed, key=lambda found: FINDINGS.index(found.finding)))
+
+
+def fall_ill(
+    rng: np.random.Generator, visit: Visit, chosen: tuple[str, ...], sides: dict[str, tuple[int, ...]]
+) -> Visit:
     """What findings change in the anatomy itself: heart size, raised diaphragm, herniated stomach."""
     enlargement, radii = rng.uniform(1.35, 1.5), rng.uniform(24, 33, 3)
     air, lift = rng.uniform(0.2, 0.55), rng.uniform(14, 22)
@@ -87,11 +105,11 @@ def _ill(rng: np.random.Generator, visit: Visit, chosen: tuple[str, ...], sides:
 
 
 def _paint_lungs(
-    rng: np.random.Generator, chest: Chest, sides: dict[str, tuple[int, ...]], voxel_cm3: float
+    rng: np.random.Generator, chest: Chest, sides: dict[str, tuple[int, ...]], voxel_cm3: float, *, upright: bool
 ) -> tuple[dict[str, list[Spot]], dict[str, Mask]]:
     """Paint texture, vessels and findings into the lungs of `chest`; spots and (z, y, x) masks by finding."""
     lungs, volume = chest.lungs, chest.volume_hu_ZYX
-    canvas = Canvas(lungs=lungs, hu_N=volume.ravel()[lungs.index_N], voxel_cm3=voxel_cm3)
+    canvas = Canvas(lungs=lungs, hu_N=volume.ravel()[lungs.index_N], voxel_cm3=voxel_cm3, upright=upright)
     texture = 9 * waves(rng, lungs, 60.0) + rng.normal(0, 14, lungs.x_N.shape).astype(np.float32)
     canvas.hu_N += texture + lung_vessels(rng, lungs, (volume.shape[0], volume.shape[1], volume.shape[2]))
     spots: dict[str, list[Spot]] = {}

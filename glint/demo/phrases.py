@@ -8,6 +8,35 @@ Slots of the frames: {there_is} "There is a lung mass", {Term} and {term} the no
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phrasebook:
+    """What readers of one kind of study say. study: as patients present for it; prior: as it is compared with.
+
+    technique and headless take {how}; zones: places are zones of a film, not lobes.
+    """
+
+    study: str
+    prior: str
+    technique: str
+    headless: str
+    zones: bool
+    terms: dict[str, tuple[str, ...]]
+    counted: frozenset[str]
+    frames: dict[str, tuple[str, ...]]
+    frame_of: dict[str, str]
+    hedges: tuple[str, ...]
+    negations: dict[str, tuple[str, ...]]
+    negated_pairs: dict[tuple[str, str], tuple[str, ...]]
+    normal_organs: tuple[str, ...]
+    normal_impressions: tuple[str, ...]
+    normal_lungs: tuple[str, ...]
+    changes: tuple[str, ...]
+    reasons: tuple[str, ...]
+
+
 TERMS: dict[str, tuple[str, ...]] = {
     "nodule": (
         "pulmonary nodule",
@@ -289,4 +318,24 @@ MONTHS: tuple[str, ...] = (
     "October",
     "November",
     "December",
+)
+
+CT = Phrasebook(
+    study="CT",
+    prior="CT",
+    technique="CT of the chest was performed {how}.",
+    headless="CT chest {how}.",
+    zones=False,
+    terms=TERMS,
+    counted=COUNTED,
+    frames=FRAMES,
+    frame_of=FRAME_OF,
+    hedges=HEDGES,
+    negations=NEGATIONS,
+    negated_pairs=NEGATED_PAIRS,
+    normal_organs=NORMAL_ORGANS,
+    normal_impressions=NORMAL_IMPRESSIONS,
+    normal_lungs=NORMAL_LUNGS,
+    changes=CHANGES,
+    reasons=REASONS,
 )

@@ -12,6 +12,7 @@ from glint.core.seeds import generator
 from glint.demo import phrases
 from glint.demo.catalogue import FINDINGS, PlacedFinding
 from glint.demo.people import Patient, Visitation
+from glint.demo.phrases import Phrasebook
 
 
 @dataclass(kw_only=True)
@@ -69,12 +70,12 @@ def _upper_first(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _with_article(noun: str, head: str) -> str:
+def _with_article(noun: str, head: str, counted: frozenset[str]) -> str:
     """`noun` with the article and verb its `head` term asks for: 'is a lung mass', 'are ground glass opacities'."""
     last = head.split(" with ")[0].split(" in the ")[0].split(" through ")[0].split()[-1]
     if last.endswith(("ies", "changes")):
         return f"are {noun}"
-    if last not in phrases.COUNTED or head.startswith("increased"):
+    if last not in counted or head.startswith("increased"):
         return f"is {noun}"
     return f"is {'an' if noun[0].lower() in 'aeiou' else 'a'} {noun}"
 
@@ -88,8 +89,13 @@ def _size(found: PlacedFinding, habits: _Habits, rng: np.random.Generator) -> st
     return text
 
 
-def site_of(found: PlacedFinding, abbreviates: bool = False) -> str:
-    """Where a finding of the lung lies: 'right upper lobe', 'RUL', 'lingula', 'both lower lobes', 'left lung'."""
+def site_of(found: PlacedFinding, abbreviates: bool = False, *, zones: bool = False) -> str:
+    """Where a finding of the lung lies: 'right upper lobe', 'RUL', 'lingula', 'both lower lobes', 'left lung'; with
+    `zones`, as one film alone allows: 'left mid lung zone'.
+    """
+    if zones and found.laterality is not None and found.region is not None:
+        zone = "mid" if found.region == "middle" else found.region
+        return f"both {zone} lung zones" if found.laterality == "bilateral" else f"{found.laterality} {zone} lung zone"
     if found.laterality == "bilateral":
         if found.region is None or found.region == "middle":
             return "both lungs"
@@ -103,15 +109,17 @@ def site_of(found: PlacedFinding, abbreviates: bool = False) -> str:
     return f"{found.laterality} {found.region} lobe"
 
 
-def _slots(found: PlacedFinding, term: str, habits: _Habits, rng: np.random.Generator) -> dict[str, str]:
-    site = site_of(found, habits.abbreviates) if found.laterality else ""
+def _slots(
+    found: PlacedFinding, term: str, habits: _Habits, rng: np.random.Generator, book: Phrasebook
+) -> dict[str, str]:
+    site = site_of(found, habits.abbreviates, zones=book.zones) if found.laterality else ""
     where = f"in {site}" if site.startswith("both") else f"in the {site}"
     grade = found.grade or "moderate"
     if found.finding == "emphysema":
         grade = {"small": "mild", "moderate": "moderate", "large": "severe"}[grade]
     side = found.laterality or ""
-    is_term = _with_article(term, term)
-    graded = _with_article(f"{grade} {term}", term)
+    is_term = _with_article(term, term, book.counted)
+    graded = _with_article(f"{grade} {term}", term, book.counted)
     return {
         "term": term,
         "Term": _upper_first(term),
@@ -131,24 +139,24 @@ def _slots(found: PlacedFinding, term: str, habits: _Habits, rng: np.random.Gene
     }
 
 
-def describe(found: PlacedFinding, habits: _Habits, rng: np.random.Generator) -> str:
+def describe(found: PlacedFinding, habits: _Habits, rng: np.random.Generator, book: Phrasebook) -> str:
     """One sentence about one finding."""
-    term = _pick(rng, phrases.TERMS[found.finding])
-    slots = _slots(found, term, habits, rng)
+    term = _pick(rng, book.terms[found.finding])
+    slots = _slots(found, term, habits, rng, book)
     if not found.certain:
-        return _pick(rng, phrases.HEDGES).format(**slots)
-    frame = phrases.FRAME_OF[found.finding]
+        return _pick(rng, book.hedges).format(**slots)
+    frame = book.frame_of[found.finding]
     if frame == "pleural" and found.laterality == "bilateral":
         frame = "pleural_bilateral"
-    return _pick(rng, phrases.FRAMES[frame]).format(**slots)
+    return _pick(rng, book.frames[frame]).format(**slots)
 
 
-def _summarise(found: PlacedFinding, habits: _Habits, rng: np.random.Generator) -> str:
+def _summarise(found: PlacedFinding, habits: _Habits, rng: np.random.Generator, book: Phrasebook) -> str:
     """The finding once more, in the few words of an impression."""
-    term = _pick(rng, phrases.TERMS[found.finding])
-    slots = _slots(found, term, habits, rng)
+    term = _pick(rng, book.terms[found.finding])
+    slots = _slots(found, term, habits, rng, book)
     if not found.certain:
-        return _pick(rng, phrases.HEDGES[:3]).format(**slots)
+        return _pick(rng, book.hedges[:3]).format(**slots)
     if found.finding in ("pleural_effusion", "pneumothorax"):
         return "{Side} {term}.".format(**slots)
     one_place = slots["site"] and not slots["site"].startswith("both")
@@ -168,48 +176,62 @@ def _mistyped(sentence: str, rng: np.random.Generator) -> str:
     return " ".join(words)
 
 
-def _negations(absent: list[str], count: int, rng: np.random.Generator) -> list[str]:
+def _negations(absent: list[str], count: int, rng: np.random.Generator, book: Phrasebook) -> list[str]:
     """Some absent findings denied, pairs together; the rest is left unsaid."""
     said: list[str] = []
     left = list(absent)
-    for pair, wordings in phrases.NEGATED_PAIRS.items():
+    for pair, wordings in book.negated_pairs.items():
         if all(name in left for name in pair) and rng.random() < 0.45:
             said.append(_pick(rng, wordings))
             left = [name for name in left if name not in pair]
     for name in rng.permutation(left)[: max(0, count - len(said))]:
-        said.append(_pick(rng, phrases.NEGATIONS[str(name)]))
+        said.append(_pick(rng, book.negations[str(name)]))
     return said
 
 
 def _findings_text(
-    findings: tuple[PlacedFinding, ...], habits: _Habits, config: DemoConfig, rng: np.random.Generator, followed: bool
+    findings: tuple[PlacedFinding, ...],
+    habits: _Habits,
+    config: DemoConfig,
+    rng: np.random.Generator,
+    book: Phrasebook,
+    *,
+    followed: bool,
 ) -> list[str]:
     told = []
     for found in rng.permutation(np.array([f for f in findings if f.reported], dtype=object)):
-        sentence = describe(found, habits, rng)
+        sentence = describe(found, habits, rng, book)
         if rng.random() < config.typo_fraction:
             sentence = _mistyped(sentence, rng)
         if followed and rng.random() < 0.5:
-            sentence += " " + _pick(rng, phrases.CHANGES)
+            sentence += " " + _pick(rng, book.changes)
         told.append(sentence)
     present = {found.finding for found in findings}
     absent = [name for name in FINDINGS if name not in present]
-    lead = [_pick(rng, phrases.NORMAL_LUNGS)] if not findings and rng.random() < 0.7 else []
-    organs = [str(s) for s in rng.permutation(np.array(phrases.NORMAL_ORGANS))[: habits.organ_sentences]]
-    tail = organs + _negations(absent, habits.negations, rng)
+    lead = [_pick(rng, book.normal_lungs)] if not findings and rng.random() < 0.7 else []
+    organs = [str(s) for s in rng.permutation(np.array(book.normal_organs))[: habits.organ_sentences]]
+    tail = organs + _negations(absent, habits.negations, rng, book)
     return lead + told + [str(s) for s in rng.permutation(np.array(tail, dtype=object))]
 
 
-def _impression_text(findings: tuple[PlacedFinding, ...], habits: _Habits, rng: np.random.Generator) -> str:
-    lines = [_summarise(found, habits, rng) for found in findings if found.reported]
-    lines = lines or [_pick(rng, phrases.NORMAL_IMPRESSIONS)]
+def _impression_text(
+    findings: tuple[PlacedFinding, ...], habits: _Habits, rng: np.random.Generator, book: Phrasebook
+) -> str:
+    lines = [_summarise(found, habits, rng, book) for found in findings if found.reported]
+    lines = lines or [_pick(rng, book.normal_impressions)]
     if habits.bullets and len(lines) > 1:
         return "\n".join(f"{i}. {line}" for i, line in enumerate(lines, 1))
     return " ".join(lines)
 
 
 def _clinic_lines(
-    report: Report, patient: Patient, visit: Visitation, habits: _Habits, rng: np.random.Generator, prior: date | None
+    report: Report,
+    patient: Patient,
+    visit: Visitation,
+    habits: _Habits,
+    rng: np.random.Generator,
+    book: Phrasebook,
+    prior: date | None,
 ) -> dict[str, str]:
     """Indication, comparison, head and signature, with every identity noted as it is written."""
 
@@ -218,12 +240,12 @@ def _clinic_lines(
         return value
 
     title = "Mr." if patient.sex == "M" else "Mrs."
-    reason = _pick(rng, phrases.REASONS)
+    reason = _pick(rng, book.reasons)
     if rng.random() < 0.5:
-        reason = f"{title} {plant('family_name', patient.surname)} presents for CT. {reason}"
+        reason = f"{title} {plant('family_name', patient.surname)} presents for {book.study}. {reason}"
     lines = {"indication": reason, "comparison": "None."}
     if prior is not None:
-        lines["comparison"] = f"CT of {plant('study_date', write_date(prior, habits.date_format))}."
+        lines["comparison"] = f"{book.prior} of {plant('study_date', write_date(prior, habits.date_format))}."
     if rng.random() < 0.5:
         name = plant("patient_name", f"{patient.surname}, {patient.given}")
         born = plant("birth_date", write_date(patient.birth, habits.date_format))
@@ -244,22 +266,27 @@ def write_report(
     patient: Patient,
     visit: Visitation,
     findings: tuple[PlacedFinding, ...],
-    contrast: bool,
+    how: str,
     prior: date | None,
+    book: Phrasebook = phrases.CT,
 ) -> Report:
-    """Dictate the report of study `number`. The truth is told up to what `findings` marks unreported or uncertain."""
+    """Dictate the report of study `number`. The truth is told up to what `findings` marks unreported or uncertain.
+
+    Args:
+        how: Ends the sentence on technique: 'with intravenous contrast', 'in two views'.
+        book: What the readers of this kind of study say.
+    """
     rng = generator(seed, "report", number)
     habits = _habits(seed, visit.reader)
     report = Report()
-    lines = _clinic_lines(report, patient, visit, habits, rng, prior)
-    agent = "with intravenous contrast" if contrast else "without intravenous contrast"
-    body = " ".join(_findings_text(findings, habits, config, rng, prior is not None))
-    impression = _impression_text(findings, habits, rng)
+    lines = _clinic_lines(report, patient, visit, habits, rng, book, prior)
+    body = " ".join(_findings_text(findings, habits, config, rng, book, followed=prior is not None))
+    impression = _impression_text(findings, habits, rng, book)
     header = habits.header
     parts = [lines["head"]] if "head" in lines else []
     if habits.layout != "headless":
         parts.append(f"{header['indication']} {lines['indication']}")
-        parts.append(f"{header['technique']} CT of the chest was performed {agent}.")
+        parts.append(f"{header['technique']} {book.technique.format(how=how)}")
         parts.append(f"{header['comparison']} {lines['comparison']}")
     if habits.layout == "full":
         parts += [f"{header['findings']}\n{body}", f"{header['impression']}\n{impression}"]
@@ -268,7 +295,7 @@ def write_report(
     elif habits.layout == "findings only":
         parts.append(f"{header['findings']}\n{body}")
     else:
-        parts.append(f"CT chest {agent}. {body}")
+        parts.append(f"{book.headless.format(how=how)} {body}")
     report.text = "\n\n".join([*parts, lines["tail"]]) + "\n"
     report.planted = [(kind, value) for kind, value in dict.fromkeys(report.planted) if value in report.text]
     return report

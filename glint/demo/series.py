@@ -45,7 +45,7 @@ class WrittenSeries:
     planted: list[tuple[str, str]] = field(default_factory=list)
 
 
-def _encoded(dataset: Dataset) -> bytes:
+def encoded_dataset(dataset: Dataset) -> bytes:
     """Elements of `dataset` as Explicit VR Little Endian, without file meta (PS3.5 7.1.2)."""
     buffer = DicomBytesIO()
     buffer.is_little_endian, buffer.is_implicit_VR = True, False
@@ -53,7 +53,7 @@ def _encoded(dataset: Dataset) -> bytes:
     return bytes(buffer.getvalue())
 
 
-def _file_bytes(meta: FileMetaDataset, encoded: bytes) -> bytes:
+def file_bytes(meta: FileMetaDataset, encoded: bytes) -> bytes:
     """Preamble, prefix, file meta and data set: one DICOM file (PS3.10 7.1)."""
     buffer = DicomBytesIO()
     buffer.is_little_endian, buffer.is_implicit_VR = True, False
@@ -61,7 +61,8 @@ def _file_bytes(meta: FileMetaDataset, encoded: bytes) -> bytes:
     return bytes(b"\x00" * 128 + b"DICM" + buffer.getvalue() + encoded)
 
 
-def _save(path: Path, content: bytes) -> None:
+def save(path: Path, content: bytes) -> None:
+    """Write a file and the folders above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
 
@@ -76,7 +77,7 @@ class _SharedElements:
         for low, high in itertools.pairwise(cuts):
             part = Dataset()
             part.update({element.tag: element for element in base if low < element.tag < high})
-            self._segments.append(_encoded(part))
+            self._segments.append(encoded_dataset(part))
 
     def with_own(self, own: Dataset) -> bytes:
         """The shared elements and those of one slice, in the order of their tags."""
@@ -85,7 +86,7 @@ class _SharedElements:
             if tag in own:
                 element = Dataset()
                 element.add(own[tag])
-                pieces.append(_encoded(element))
+                pieces.append(encoded_dataset(element))
             pieces.append(segment)
         return b"".join(pieces)
 
@@ -218,7 +219,7 @@ def write_volume(
             encoded = _SharedElements(overlaid, _PER_SLICE).with_own(own)
             written.planted.append(("overlay", comment))
         name = _file_name(rng, scan, patient, int(places[index]), instance)
-        _save(root / folder / name, _file_bytes(file_meta(CTImageStorage, instance, syntax), encoded))
+        save(root / folder / name, file_bytes(file_meta(CTImageStorage, instance, syntax), encoded))
         written.files.append(f"{folder}/{name}")
     if defect == "truncated_file":
         victim = root / written.files[len(written.files) // 2]
@@ -248,7 +249,7 @@ def write_scout(
     dataset.ImageOrientationPatient = ["1", "0", "0", "0", "0", "-1"]
     values = np.rint(projection - scan.vendor.stored_intercept).astype(np.int16 if scan.vendor.signed else np.uint16)
     dataset.add(_pixels(dataset, values, ExplicitVRLittleEndian))
-    _save(root / folder / "SCOUT", _file_bytes(file_meta(CTImageStorage, instance), _encoded(dataset)))
+    save(root / folder / "SCOUT", file_bytes(file_meta(CTImageStorage, instance), encoded_dataset(dataset)))
     return WrittenSeries(files=[f"{folder}/SCOUT"])
 
 
@@ -282,7 +283,7 @@ def write_dose_report(
         dataset.Rows, dataset.Columns = 64, 128
         dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 8, 8, 7, 0
         dataset.add_new(0x7FE00010, "OB", (np.indices((64, 128)).sum(axis=0) % 7 * 36).astype(np.uint8).tobytes())
-    _save(root / folder / "DOSE.dcm", _file_bytes(file_meta(sop_class, instance), _encoded(dataset)))
+    save(root / folder / "DOSE.dcm", file_bytes(file_meta(sop_class, instance), encoded_dataset(dataset)))
     return written
 
 

@@ -40,7 +40,9 @@ def _placed(name: str, **changes: object) -> PlacedFinding:
 
 def _report(number: int, findings: tuple[PlacedFinding, ...], prior=None) -> Report:
     patient = make_patient(4, number)
-    return write_report(4, number, CONFIG, patient, make_visitation(4, number, patient), findings, False, prior)
+    return write_report(
+        4, number, CONFIG, patient, make_visitation(4, number, patient), findings, "without intravenous contrast", prior
+    )
 
 
 def _names(text: str, name: str) -> bool:

@@ -21,7 +21,7 @@ rule demo:
         out=subpath(output.summary, parent=True),
     shell:
         recorded(
-            "python -m glint demo --out {params.out} --workers {threads} "
+            "python -m glint demo --modality {wildcards.modality} --out {params.out} --workers {threads} "
             "--config {params.config:q}",
             inputs="--covered {input}",
         )

@@ -24,7 +24,7 @@ rule index_images:
         config=slice_json("index"),
         recipe=recipe("index"),
         out=subpath(output.studies, parent=True),
-        key=key_argument(),
+        key=key_argument,
     shell:
         recorded(
             "python -m glint index images --modality {wildcards.modality} --out {params.out} {params.key} "

@@ -17,7 +17,7 @@ rule evaluate_truth:
     params:
         config=slice_json("evaluate"),
         recipe=recipe("evaluate"),
-        key=key_argument(),
+        key=key_argument,
     shell:
         recorded(
             "python -m glint evaluate truth {params.key} --resampled {input.resampled} "

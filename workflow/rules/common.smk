@@ -68,11 +68,10 @@ def kinds(modality):
     )
 
 
-def key_argument():
+def key_argument(wildcards):
     """Shell text that names the key file; a site's own key is named by GLINT_DEID_KEY_FILE instead."""
-    return (
-        f"--key-file {CONFIG.deidentify.key_file}" if CONFIG.deidentify.key_file else ""
-    )
+    file = stage_slice(CONFIG, "deidentify", wildcards.modality)["key_file"]
+    return f"--key-file {file}" if file else ""
 
 
 def section(stage, modality):

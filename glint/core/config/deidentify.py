@@ -12,7 +12,8 @@ class DeidentifyConfig(StageConfig):
 
     key_file: str | None = Field(
         default=None,
-        description="path outside the repository; the key of all pseudonyms; $GLINT_DEID_KEY_FILE wins over it",
+        description="path outside the repository; the key of all pseudonyms; $GLINT_DEID_KEY_FILE wins over it; {modality} in "
+        "it stands for ct or cxr (the demo alone, whose archives share one key)",
     )
     create_key_if_missing: bool = Field(
         default=False, description="make a random key on first use; for the demo only, a lost key can't be remade"

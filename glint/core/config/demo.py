@@ -7,6 +7,20 @@ from pydantic import Field, model_validator
 from glint.core.config.base import StageConfig
 
 
+class FilmDemoConfig(StageConfig):
+    """The chest X-rays of the same patients."""
+
+    studies: int = Field(
+        default=400, ge=1, description="film studies; each is a frontal film, some have a lateral one as well"
+    )
+    portable_fraction: float = Field(
+        default=0.3, ge=0.0, le=1.0, description="fraction taken from the front at the bedside; the others stand"
+    )
+    lateral_fraction: float = Field(
+        default=0.25, ge=0.0, le=1.0, description="fraction of standing patients with a lateral film beside the frontal"
+    )
+
+
 class DemoConfig(StageConfig):
     """What the synthetic hospital makes: how many studies, how ill, how messy."""
 
@@ -45,6 +59,7 @@ class DemoConfig(StageConfig):
         default=0.02, ge=0.0, le=1.0, description="fraction of present nodules the report leaves out, as readers do"
     )
     typo_fraction: float = Field(default=0.04, ge=0.0, le=1.0, description="fraction; sentences with one typing error")
+    films: FilmDemoConfig = Field(default=FilmDemoConfig(), description="chest X-rays of the same patients")
 
     @model_validator(mode="after")
     def _ordered_ranges(self) -> DemoConfig:

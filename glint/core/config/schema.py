@@ -93,8 +93,6 @@ class Config(StageConfig):
 def modalities_of(stage: str) -> tuple[str, ...]:
     """The modalities that a stage works on: those its section names, or all where its section names none."""
     section = Config.model_fields[stage].annotation
-    if stage == "demo":
-        return ("ct",)  # the synthetic hospital has no films yet
     named = isinstance(section, type) and issubclass(section, ByModality)
     return tuple(section.model_fields) if named else MODALITIES  # type: ignore[union-attr]
 
@@ -163,9 +161,12 @@ def read_config(folder: Path | str, overrides: dict[str, Any] | None = None) -> 
 
 
 def stage_slice(config: Config, stage: str, modality: str) -> dict[str, Any]:
-    """The plain values of one stage's section for one modality: what its command and its receipt see."""
+    """The plain values of one stage's section for one modality: what its command and its receipt see.
+
+    `{modality}` in a text stands for the modality.
+    """
     section = getattr(config, stage)
     if isinstance(section, ByModality):
         section = getattr(section, modality)
-    value: dict[str, Any] = section.model_dump(mode="json")
+    value: dict[str, Any] = json.loads(section.model_dump_json().replace("{modality}", modality))
     return value

@@ -21,7 +21,7 @@ COMMANDS = (
     "evaluate",
 )
 """The stages, in order."""
-TOOLS = ("receipt", "commit", "status", "key", "pictures", "report-table", "report-view", "qc", "teachers")
+TOOLS = ("receipt", "commit", "status", "key", "pictures", "report-table", "report-view", "qc", "teachers", "compare")
 """What works across stages."""
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from glint.evaluation.measure import Cases
 from glint.evaluation.summary import CHANCE, MACRO, Summary
+from glint.metrics.calibration import Reliability
 from glint.metrics.classification import auroc_score, roc_points
 
 LABELS = {
@@ -143,4 +144,21 @@ def curves_figure(curves: Mapping[str, Mapping[str, Sequence[float | None]]]) ->
         axes.set_xlabel("step", fontsize=8)
         axes.legend(frameon=False, fontsize=8)
         _tidy(axes)
+    return png_bytes(figure, dpi=100)
+
+
+def reliability_figure(bins: Mapping[str, Reliability]) -> bytes | None:
+    """Share of positives over the probability that was told, one curve per arm; dots as large as their bins are full."""
+    if not bins:
+        return None
+    figure = new_figure(5.2, 4.2)
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color=colour(CHANCE), linewidth=0.8, linestyle=":")
+    for arm, one in bins.items():
+        size = 12 + 160 * np.sqrt(one.cases_K / one.cases_K.sum())
+        axes.plot(one.probability_K, one.positive_share_K, color=colour(arm), linewidth=1.2, label=label(arm))
+        axes.scatter(one.probability_K, one.positive_share_K, s=size, color=colour(arm), alpha=0.6, linewidths=0)
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="probability told", ylabel="share of positives")
+    axes.legend(frameon=False, fontsize=8)
+    _tidy(axes)
     return png_bytes(figure, dpi=100)

@@ -1,18 +1,35 @@
 """One pass over the studies of a split: every arm's maps against every mask, to the voxel of the model's grid."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from glint.core.config.evaluate import EvaluateConfig
+from glint.core.geometry import spacing_mm_zyx
 from glint.core.progress import track
 from glint.evaluation.cohort import Study, ValidBox, positive_labels
 from glint.evaluation.maps import body_mask, upsample_logits
 from glint.evaluation.zero_shot import Answers
-from glint.metrics.grounding import pointing_score, random_pointing_score
-from glint.metrics.segmentation import dice_curve_scores, dice_score, everything_dice_score
+from glint.metrics.grounding import (
+    box_iou_scores,
+    box_pointing_scores,
+    contrast_to_noise_score,
+    largest_boxes,
+    mean_iou_score,
+    pointing_score,
+    random_pointing_score,
+)
+from glint.metrics.segmentation import (
+    dice_curve_scores,
+    dice_score,
+    everything_dice_score,
+    hit_score,
+    instance_counts,
+    iou_score,
+    surface_errors,
+)
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -37,6 +54,7 @@ class ArmCases:
 
     nonempty_FB: the mask at the fixed threshold holds a voxel. withdrawn_FB: the rule for absent findings empties it.
     dice_FBK: Dice at every threshold of `thresholds`.
+    more_FB: further values by metric, NaN where a study has none. instances_FB3: matched, predicted and true instances.
     """
 
     answers: Answers
@@ -46,6 +64,12 @@ class ArmCases:
     withdrawn_FB: Bools
     dice_FBK: Floats
     thresholds: Thresholds
+    more_FB: dict[str, Floats] = field(default_factory=dict)
+    instances_FB3: NDArray[np.int64]
+
+
+# Boxes of a finding's mask that take part; more are specks.
+MOST_BOXES = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +78,7 @@ class ChanceCases:
 
     pointing_FB: Floats
     dice_FB: Floats
+    box_pointing_FB: Floats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +86,7 @@ class Cases:
     """Everything measured on one split."""
 
     positive_FB: Bools
+    study_B: tuple[str, ...]
     patient_B: tuple[str, ...]
     arms: dict[str, ArmCases]
     chance: ChanceCases
@@ -82,6 +108,19 @@ def _blank(num_findings: int, num_studies: int) -> Floats:
     return np.full((num_findings, num_studies), np.nan)
 
 
+DETAILS = (
+    "iou_fixed",
+    "hit",
+    "mean_iou",
+    "contrast_to_noise",
+    "box_pointing",
+    "box_iou",
+    "surface_dice",
+    "hausdorff95_mm",
+    "mean_surface_mm",
+)
+
+
 def _empty_arm(answers: Answers, thresholds: Thresholds, config: EvaluateConfig) -> ArmCases:
     shape = answers.score_FB.shape
     return ArmCases(
@@ -93,6 +132,8 @@ def _empty_arm(answers: Answers, thresholds: Thresholds, config: EvaluateConfig)
         withdrawn_FB=(answers.mass_FB < config.empty_below_mass) | (answers.contrast_FB < 0),
         dice_FBK=np.full((*shape, thresholds.num), np.nan),
         thresholds=thresholds,
+        more_FB={name: _blank(*shape) for name in DETAILS},
+        instances_FB3=np.zeros((*shape, 3), np.int64),
     )
 
 
@@ -103,28 +144,51 @@ def measure(
     findings: Sequence[str],
     config: EvaluateConfig,
     *,
+    details: bool = True,
     description: str = "measure",
 ) -> Cases:
-    """Compare the maps of every arm with the masks of every study; column b of every answer is studies[b]."""
+    """Compare the maps of every arm with the masks of every study; column b of every answer is studies[b].
+
+    Without `details` only what a threshold is chosen by is filled in.
+    """
     arms = {name: _empty_arm(given, thresholds[name], config) for name, given in answers.items()}
     shape = len(findings), len(studies)
-    chance = ChanceCases(pointing_FB=_blank(*shape), dice_FB=_blank(*shape))
+    chance = ChanceCases(pointing_FB=_blank(*shape), dice_FB=_blank(*shape), box_pointing_FB=_blank(*shape))
     for column, study in enumerate(track(studies, description)):
-        volume, _ = study.volume()
+        volume, affine = study.volume()
+        spacing_mm = spacing_mm_zyx(affine)
         scan = inside(study.valid_box)
         bits = study.bits()[scan]
         masks = {row: mask for row in range(len(findings)) if (mask := (bits >> row & 1).astype(np.bool_)).any()}
+        boxes = {row: largest_boxes(mask, MOST_BOXES) for row, mask in masks.items()}
         body = body_mask(volume, config.body_hu)[scan]
         for row, mask in masks.items():
             within = body | mask
             chance.pointing_FB[row, column] = random_pointing_score(mask, within)
             chance.dice_FB[row, column] = everything_dice_score(int(mask.sum()), int(within.sum()))
+            chance.box_pointing_FB[row, column] = random_pointing_score(_filled(boxes[row], mask.shape), within)
         for arm in arms.values():
             logits_FP = arm.answers.logits_FBP[:, column]
             map_FZYX = upsample_logits(logits_FP, arm.answers.grid, volume.shape)[(slice(None), *scan)]
             _measure_study(arm, column, map_FZYX, masks, config.mask_offset)
-    patients = tuple(study.patient_id for study in studies)
-    return Cases(positive_FB=positive_labels(studies, findings), patient_B=patients, arms=arms, chance=chance)
+            if details:
+                for row, mask in masks.items():
+                    _measure_details(arm, row, column, map_FZYX[row], mask, boxes[row], spacing_mm, config)
+    return Cases(
+        positive_FB=positive_labels(studies, findings),
+        study_B=tuple(study.study_id for study in studies),
+        patient_B=tuple(study.patient_id for study in studies),
+        arms=arms,
+        chance=chance,
+    )
+
+
+def _filled(boxes_K32: NDArray[np.int64], shape: tuple[int, ...]) -> Bools:
+    """Voxels inside any of the boxes."""
+    filled = np.zeros(shape, np.bool_)
+    for box in boxes_K32:
+        filled[tuple(slice(*ends) for ends in box)] = True
+    return filled
 
 
 def _measure_study(
@@ -140,6 +204,36 @@ def _measure_study(
         arm.dice_FBK[row, column] = dice_curve_scores(
             heat, mask, lowest=levels.lowest, step=levels.step, num=levels.num
         )
+
+
+def _measure_details(
+    arm: ArmCases,
+    row: int,
+    column: int,
+    heat_ZYX: NDArray[np.float32],
+    mask_ZYX: Bools,
+    boxes_K32: NDArray[np.int64],
+    spacing_mm: tuple[float, float, float],
+    config: EvaluateConfig,
+) -> None:
+    """Fill one positive's further values: overlap, hit, contrast, boxes, surfaces and instances at the fixed threshold."""
+    predicted = heat_ZYX > -config.mask_offset
+    probability = 1 / (1 + np.exp(-(heat_ZYX + config.mask_offset)))
+    surfaces = surface_errors(predicted, mask_ZYX, spacing_mm, tolerance_mm=config.surface_tolerance_mm)
+    if not predicted.any():
+        surfaces["surface_dice"] = 0.0  # a distance to nothing is undefined, a boundary that was not drawn is missed
+    found = largest_boxes(predicted, 1)
+    values = surfaces | {
+        "iou_fixed": iou_score(predicted, mask_ZYX),
+        "hit": hit_score(predicted, mask_ZYX),
+        "mean_iou": mean_iou_score(probability, mask_ZYX),
+        "contrast_to_noise": contrast_to_noise_score(heat_ZYX, mask_ZYX, absolute=False),
+        "box_pointing": float(box_pointing_scores(heat_ZYX, boxes_K32).max()),
+        "box_iou": float(box_iou_scores(found, boxes_K32).max()) if len(found) else 0.0,
+    }
+    for name in DETAILS:
+        arm.more_FB[name][row, column] = values[name]
+    arm.instances_FB3[row, column] = instance_counts(predicted, mask_ZYX)
 
 
 def best_threshold(dice_FBK: Floats) -> int:

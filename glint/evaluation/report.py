@@ -4,15 +4,20 @@ import base64
 import csv
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import polars as pl
+
 from glint.core.config.evaluate import EvaluateConfig
 from glint.evaluation.figures import colour, label, words
 from glint.evaluation.measure import Cases
+from glint.evaluation.probability import Trust
+from glint.evaluation.retrieval import Recall
 from glint.evaluation.summary import CHANCE, MACRO, METRICS, Difference, Estimate, Summary
 from glint.evaluation.zero_shot import Prompts
 
@@ -34,6 +39,8 @@ class Evaluation:
     pooled: Mapping[str, int]
     left_out: int
     provenance: Mapping[str, str]
+    trust: Mapping[str, Trust] = field(default_factory=dict)
+    recall: Mapping[str, Mapping[str, Recall]] = field(default_factory=dict)
     images: Mapping[str, bytes | None] = field(default_factory=dict)
     overlays: Mapping[str, bytes] = field(default_factory=dict)
 
@@ -50,9 +57,13 @@ def number(value: float | None) -> str:
 
 def interval(one: Estimate | Difference | None) -> str:
     """`low to high`, empty where there is none or where it is a point."""
-    if one is None or math.isnan(one.low) or one.low == one.high:
+    return "" if one is None else _ends(one.low, one.high)
+
+
+def _ends(low: float, high: float) -> str:
+    if math.isnan(low) or low == high:
         return ""
-    return f"{one.low:z.2f} to {one.high:z.2f}".replace("-", "\N{MINUS SIGN}")
+    return f"{low:z.2f} to {high:z.2f}".replace("-", "\N{MINUS SIGN}")
 
 
 def metrics_tree(evaluation: Evaluation) -> dict[str, Any]:
@@ -76,12 +87,71 @@ def metrics_tree(evaluation: Evaluation) -> dict[str, Any]:
         "studies_left_out": evaluation.left_out,
         "positives": {name: int(row.sum()) for name, row in zip(evaluation.findings, positive, strict=True)},
     }
+    tree["calibration"] = {arm: _trust_tree(one, evaluation.findings) for arm, one in evaluation.trust.items()}
+    tree["retrieval"] = {
+        arm: {direction: _recall_tree(one) for direction, one in directions.items()}
+        for arm, directions in evaluation.recall.items()
+    }
     tree["seed"] = evaluation.config.seed
     return tree
 
 
+def _trust_tree(trust: Trust, findings: Sequence[str]) -> dict[str, Any]:
+    coverage, cutoffs = trust.coverage, trust.cutoffs
+    return {
+        "expected_calibration_error": _plain(trust.reliability.expected_calibration_error),
+        "false_positive_rate_promised": coverage.rate,
+        "false_positive_rate_resplit_mean": _plain(coverage.mean),
+        "false_positive_rate_resplit_standard_error": _plain(coverage.standard_error),
+        "promise_holds": coverage.holds,
+        "cutoff": {name: _plain(float(value)) for name, value in zip(findings, cutoffs.cutoff_F, strict=True)},
+        "platt": {
+            name: {"scale": _plain(float(a)), "offset": _plain(float(b)), "own": bool(own)}
+            for name, (a, b), own in zip(findings, cutoffs.platt_F2, cutoffs.own_F, strict=True)
+        },
+    }
+
+
+def _recall_tree(one: Recall) -> dict[str, Any]:
+    held: dict[str, Any] = {"median_rank": _plain(one.median_rank), "candidates": one.candidates}
+    for k, value in one.value.items():
+        low, high = one.interval[k]
+        held |= {
+            f"recall_at_{k}": _plain(value),
+            f"recall_at_{k}_low": _plain(low),
+            f"recall_at_{k}_high": _plain(high),
+        }
+        held[f"recall_at_{k}_chance"] = _plain(one.chance[k])
+    return held
+
+
+def cases_frame(evaluation: Evaluation) -> pl.DataFrame:
+    """A row per arm, finding and study with every value measured; what `glint compare` joins two runs by."""
+    cases = evaluation.cases
+    tables = []
+    for arm, held in cases.arms.items():
+        values: dict[str, Any] = {
+            "score": held.answers.score_FB,
+            "contrast": held.answers.contrast_FB,
+            "gate_mass": held.answers.mass_FB,
+            "pointing": held.pointing_FB,
+            "dice_fixed": held.dice_FB,
+            "has_mask": held.nonempty_FB,
+        } | held.more_FB
+        num_findings, num_studies = cases.positive_FB.shape
+        rows: dict[str, Any] = {
+            "arm": [arm] * (num_findings * num_studies),
+            "finding": np.repeat(evaluation.findings, num_studies).tolist(),
+            "study_id": list(cases.study_B) * num_findings,
+            "patient_id": list(cases.patient_B) * num_findings,
+            "positive": cases.positive_FB.ravel(),
+        }
+        tables.append(pl.DataFrame(rows | {name: value.ravel() for name, value in values.items()}))
+    return pl.concat(tables, how="diagonal_relaxed")
+
+
 def _plain(value: float) -> float | None:
-    return None if math.isnan(value) else round(value, 6)
+    return round(value, 6) if math.isfinite(value) else None
 
 
 def zero_shot_csv(evaluation: Evaluation) -> str:
@@ -166,6 +236,47 @@ def _differences(evaluation: Evaluation) -> list[dict[str, str]]:
     ]
 
 
+CHECKS = ("side_moves", "side_score", "erasure_excess", "erasure_faithful", "auroc_negated")
+
+
+def _trust_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """A row per arm: calibration error, promise and what was kept of it."""
+    rows = []
+    for arm, one in evaluation.trust.items():
+        called, caught = (
+            evaluation.summary.find(arm, metric) for metric in ("conformal_false_positives", "conformal_sensitivity")
+        )
+        brier = evaluation.summary.find(arm, "brier")
+        told: dict[str, Any] = dict(_arm(arm))
+        rows.append(
+            told
+            | {
+                "error": number(one.reliability.expected_calibration_error),
+                "brier": _cell(brier),
+                "called": _cell(called),
+                "caught": _cell(caught),
+                "resplit": f"{one.coverage.mean:.3f} ± {one.coverage.standard_error:.3f}",
+                "holds": "kept" if one.coverage.holds else "broken",
+            }
+        )
+    return rows
+
+
+def _recall_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
+    rows = []
+    for arm, directions in evaluation.recall.items():
+        for direction, one in directions.items():
+            cells = [
+                {"value": number(one.value[k]), "interval": _ends(*one.interval[k]), "chance": number(one.chance[k])}
+                for k in one.value
+            ]
+            rows.append(
+                _arm(arm)
+                | {"direction": words(direction), "cells": cells, "median": f"{one.median_rank:g} of {one.candidates}"}
+            )
+    return rows
+
+
 MAPS = {
     "likelihood": "gate logits without the learned bias (where the sentence fits better than it fits a patch at large)",
     "posterior": "gate logits",
@@ -184,6 +295,8 @@ def rules_text(evaluation: Evaluation) -> list[str]:
         "Global pooling's map is its own calibrated answer asked of each patch, scale * cosine + bias, with the scale and bias "
         "that it learned for whole volumes, read by the same rule.",
         f"Withdrawn masks: emptied where the gate mass is below {config.empty_below_mass:g} patches or the negative prompt fits better.",
+        f"Probability: sigmoid(a * contrast + b), a and b by Platt's scaling on the validation split, per finding where it has 8 of each class. "
+        f"Cut-off: conformal, at most {100 * config.false_positive_rate:g} % of studies without the finding called.",
         "Chance: AUROC 0.5; pointing, the share of the body that the mask fills; Dice, the whole body called the finding.",
     ]
     if cuts:
@@ -260,6 +373,10 @@ def render_report(evaluation: Evaluation) -> str:
         tables=[table for metric in FINDING_TABLES if (table := _finding_table(evaluation, metric))],
         macro=_macro_table(evaluation),
         differences=_differences(evaluation),
+        promised=f"{100 * config.false_positive_rate:g}",
+        trust=_trust_rows(evaluation),
+        recall=_recall_rows(evaluation),
+        checks=[table for metric in CHECKS if (table := _finding_table(evaluation, metric))],
         images={name: _data_uri(image) for name, image in evaluation.images.items()},
         overlays=overlays,
         prompts=prompts,

@@ -19,15 +19,28 @@ from glint.core.provenance import digest, sha256_file
 from glint.core.seeds import generator
 from glint.evaluation.arms import LoadedArm, check_made_from, load_arm
 from glint.evaluation.cohort import Cohort, Study, positive_labels, read_cohort, require_studies
-from glint.evaluation.figures import bars_figure, curves_figure, roc_figure
+from glint.evaluation.erasure import erasure_values
+from glint.evaluation.figures import bars_figure, curves_figure, reliability_figure, roc_figure
 from glint.evaluation.maps import patch_fractions
 from glint.evaluation.measure import best_threshold, measure, threshold_range
 from glint.evaluation.overlays import overlay_figure
+from glint.evaluation.probability import trust_of
 from glint.evaluation.probe import Marked, fit_probe, location_answers
-from glint.evaluation.report import CARDS, Evaluation, metrics_tree, render_report, zero_shot_csv
+from glint.evaluation.report import CARDS, Evaluation, cases_frame, metrics_tree, render_report, zero_shot_csv
+from glint.evaluation.retrieval import Reports, read_reports, report_recall
+from glint.evaluation.sides import side_questions, side_values
 from glint.evaluation.summary import METRICS, summarise
 from glint.evaluation.tokens import teacher_tokens
-from glint.evaluation.zero_shot import Answers, Prompts, ask_model, make_prompts
+from glint.evaluation.zero_shot import (
+    Answers,
+    Prompts,
+    Replies,
+    answers_of,
+    ask,
+    encoded_batches,
+    make_prompts,
+    prompt_questions,
+)
 from glint.formats.manifest import read_manifest
 from glint.model.alignment import valid_patches
 
@@ -153,24 +166,75 @@ def provenance_of(inputs: Inputs, config: EvaluateConfig) -> dict[str, str]:
     return rows
 
 
+@dataclass(frozen=True, kw_only=True)
+class Heard:
+    """One trained arm's replies: to the prompts of every finding, to those that name a side, to the reports' sentences."""
+
+    answers: Answers
+    sides: Replies
+    report_score_TB: NDArray[np.floating]
+
+
 def ask_arms(
-    arms: Mapping[str, LoadedArm], studies: Sequence[Study], prompts: Prompts, config: EvaluateConfig
-) -> dict[str, Answers]:
-    """Every trained arm's answers on every study."""
-    return {
-        name: ask_model(
-            arm.model,
-            studies,
-            prompts,
-            grid=arm.grid,
-            windows=arm.windows,
-            weight_BP=valid_of(studies, arm).astype(np.float32),
-            batch_size=config.batch_size,
-            mask_rule=config.mask_rule,
-            description=f"zero-shot {name}",
+    arms: Mapping[str, LoadedArm],
+    studies: Sequence[Study],
+    prompts: Prompts,
+    config: EvaluateConfig,
+    *,
+    findings: Sequence[str],
+    reports: Reports,
+) -> dict[str, Heard]:
+    """Every trained arm's replies on every study; each study passes each encoder once."""
+    import torch
+
+    num = len(findings)
+    questions = [*prompt_questions(prompts), *side_questions(findings, config.prompts), *reports.questions()]
+    heard = {}
+    for name, arm in arms.items():
+        with torch.inference_mode():
+            batches = encoded_batches(
+                arm.model, studies, arm.windows, batch_size=config.batch_size, description=f"zero-shot {name}"
+            )
+            replies = ask(
+                arm.model,
+                batches,
+                questions,
+                grid=arm.grid,
+                weight_BP=valid_of(studies, arm).astype(np.float32),
+                batch_size=config.batch_size,
+                mask_rule=config.mask_rule,
+            )
+        sides = Replies(
+            score_QB=replies.score_QB[2 * num : 4 * num],
+            mass_QB=replies.mass_QB[2 * num : 4 * num],
+            logits_QBP=replies.logits_QBP[num:],
         )
-        for name, arm in arms.items()
-    }
+        heard[name] = Heard(
+            answers=answers_of(replies, num, arm.grid), sides=sides, report_score_TB=replies.score_QB[4 * num :]
+        )
+    return heard
+
+
+def further_values(
+    arm: LoadedArm,
+    heard: Heard,
+    studies: Sequence[Study],
+    prompts: Prompts,
+    positive_FB: NDArray[np.bool_],
+    config: EvaluateConfig,
+) -> dict[str, NDArray[np.float64]]:
+    """(F, B) values of the tests that ask the model again: another side, erased patches."""
+    valid_BP, num = valid_of(studies, arm), len(studies)
+    sides = Replies(
+        score_QB=heard.sides.score_QB[:, :num],
+        mass_QB=heard.sides.mass_QB[:, :num],
+        logits_QBP=heard.sides.logits_QBP[:, :num],
+    )
+    values = side_values(studies, sides, arm.grid, valid_BP, num_findings=len(positive_FB), body_hu=config.body_hu)
+    if config.erased_cases:
+        answers = columns_of(heard.answers, slice(num))
+        values |= erasure_values(arm, studies, answers, prompts, valid_BP, positive_FB, config)
+    return values
 
 
 def evaluate_models(
@@ -197,17 +261,45 @@ def evaluate_models(
     asked, num = (*measured, *fitted_on), len(measured)
     arms = {folder.name: load(folder) for folder in inputs.checkpoints}
     prompts = make_prompts(cohort.findings, config.prompts)
-    answers = ask_arms(arms, asked, prompts, config)
+    no_reports = Reports(sentences=(), holds_TB=np.zeros((0, num), np.bool_))
+    reports = read_reports(inputs.sections, [one.study_id for one in measured]) if config.retrieval else no_reports
+    heard = ask_arms(arms, asked, prompts, config, findings=cohort.findings, reports=reports)
+    answers = {name: one.answers for name, one in heard.items()}
     more, pooled = yardsticks(cohort, next(iter(arms.values())), inputs, config, read_tokens)
     answers |= more
     thresholds = {name: threshold_range(given.logits_FBP, config.thresholds) for name, given in answers.items()}
+    held = {name: columns_of(given, slice(num, None)) for name, given in answers.items()}
     calibrated = None
     if any(study.findings for study in fitted_on):
-        held = {name: columns_of(given, slice(num, None)) for name, given in answers.items()}
-        fitting = measure(fitted_on, held, thresholds, cohort.findings, config, description="calibrate")
+        fitting = measure(fitted_on, held, thresholds, cohort.findings, config, details=False, description="calibrate")
         calibrated = {name: best_threshold(arm.dice_FBK) for name, arm in fitting.arms.items()}
-    held = {name: columns_of(given, slice(num)) for name, given in answers.items()}
-    cases = measure(measured, held, thresholds, cohort.findings, config)
+    cases = measure(
+        measured,
+        {name: columns_of(given, slice(num)) for name, given in answers.items()},
+        thresholds,
+        cohort.findings,
+        config,
+    )
+    for name, arm in arms.items():
+        further = further_values(arm, heard[name], measured, prompts, cases.positive_FB, config)
+        cases.arms[name].more_FB.update(further)
+    trust = {}
+    for name, given in held.items():
+        fitted = trust_of(cases, name, given, fitted_on, cohort.findings, config)
+        if fitted is not None:
+            trust[name], values = fitted
+            cases.arms[name].more_FB.update(values)
+    recall = {
+        name: report_recall(
+            one.report_score_TB[:, :num],
+            reports,
+            cases.patient_B,
+            resamples=config.resamples,
+            level=config.interval,
+            rng=generator(config.seed, "retrieval"),
+        )
+        for name, one in heard.items()
+    }
     evaluation = Evaluation(
         summary=summarise(
             cases,
@@ -225,6 +317,8 @@ def evaluate_models(
         pooled=pooled,
         left_out=cohort.left_out[config.split],
         provenance=provenance_of(inputs, config),
+        trust=trust,
+        recall={name: one for name, one in recall.items() if one},
     )
     return evaluation, measured
 
@@ -237,6 +331,9 @@ def with_pictures(evaluation: Evaluation, studies: Sequence[Study], checkpoints:
         "bars": bars_figure(evaluation.summary, evaluation.arms, findings, panels),
         "roc": roc_figure(cases, findings),
         "curves": curves_figure(read_curves(checkpoints)),
+        "reliability": reliability_figure(
+            {arm: one.reliability for arm, one in evaluation.trust.items() if arm != "location_prior"}
+        ),
     }
     others = [name for name in cases.arms if name != "location_prior"][1:3]
     overlays = {}
@@ -255,6 +352,7 @@ def write_evaluation(evaluation: Evaluation, out: Path) -> None:
                 (folder / f"{name}.png").write_bytes(image)
     with atomic_directory(out / "tables") as folder:
         (folder / "zero_shot.csv").write_text(zero_shot_csv(evaluation), encoding="utf-8")
+        cases_frame(evaluation).write_parquet(folder / "cases.parquet")
     write_text(out / "report.html", render_report(evaluation))
     write_json(out / "metrics.json", metrics_tree(evaluation))
     log(f"evaluate: {len(evaluation.cases.patient_B)} studies, {len(evaluation.cases.arms)} arms")

@@ -10,7 +10,7 @@ from glint.core.seeds import generator
 from glint.evaluation.measure import ArmCases, Cases, oracle_thresholds
 from glint.metrics.bootstrap import macro_means, patient_weights, percentile_interval, weighted_means
 from glint.metrics.classification import auroc_scores, average_precision_scores
-from glint.metrics.segmentation import false_positive_image_errors
+from glint.metrics.segmentation import false_positive_image_errors, instance_f1_scores
 
 Floats = NDArray[np.float64]
 Measure = Callable[[int, NDArray[np.generic]], Floats]
@@ -27,6 +27,26 @@ METRICS: dict[str, str] = {
     "dice_oracle": "Oracle Dice: the best test threshold per finding, an upper bound and no result (positives)",
     "dice_all": "Dice at the fixed threshold over all studies; both empty counts 1",
     "dice_all_withdrawn": "Dice over all studies, masks withdrawn where the finding seems absent",
+    "auroc_negated": "AUROC of the negative prompt for studies without the finding",
+    "iou_fixed": "IoU at the fixed threshold (positives)",
+    "mean_iou": "Mean IoU over thresholds of 0.1 to 0.5 (positives)",
+    "hit": "HIT: Dice of at least 0.1 at the fixed threshold (positives)",
+    "instance_f1": "Instance F1: connected parts matched with Dice of at least 0.2 (positives)",
+    "surface_dice": "Surface Dice: share of the boundaries met within the tolerance (positives; no mask counts 0)",
+    "hausdorff95_mm": "Hausdorff distance, 95th percentile, mm (positives with a mask; lower is better)",
+    "mean_surface_mm": "Mean surface distance, mm (positives with a mask; lower is better)",
+    "contrast_to_noise": "Contrast to noise: map inside against outside the mask, signed (positives)",
+    "box_pointing": "Box pointing: the map's highest voxel lies in a box round the mask (positives)",
+    "box_iou": "Box IoU: box of the mask's largest part against the best box of the truth (positives)",
+    "side_moves": "Sides: naming the right instead of the left carries a tenth of the map across (findings of one side)",
+    "side_shift": "Side shift: share of the map that the named side draws over (findings of one side)",
+    "side_score": "Side score: the true side's sentence scores above the wrong side's (findings of one side)",
+    "erasure_drop": "Erasure: fall of the score once the called patches are erased (positives)",
+    "erasure_excess": "Erasure excess: that fall beyond the one from erasing as many other patches (positives)",
+    "erasure_faithful": "Erasure faithful: share with such an excess above 0 (positives)",
+    "brier": "Brier score of the calibrated probability (lower is better)",
+    "conformal_false_positives": "Conformal false positives: share of studies without the finding that are called (at most the promised rate)",
+    "conformal_sensitivity": "Conformal sensitivity: share of studies with the finding that are called at that cut-off",
     "false_positive_images": "Share of negatives with a mask at the fixed threshold (lower is better)",
     "false_positive_images_withdrawn": "Share of negatives with a mask, masks withdrawn where the finding seems absent (lower is better)",
 }
@@ -93,6 +113,11 @@ def arm_measures(arm: ArmCases, positive_FB: NDArray[np.bool_], calibrated: int 
         "false_positive_images": lambda f, w: false_positive_image_errors(arm.nonempty_FB[f], positive_FB[f], w),
         "false_positive_images_withdrawn": lambda f, w: false_positive_image_errors(kept_FB[f], positive_FB[f], w),
     }
+    denied_FB = answers.contrast_FB - answers.score_FB  # minus the negative prompt's score: high where it fits badly
+    measures["auroc_negated"] = lambda f, w: auroc_scores(denied_FB[f], positive_FB[f], w)
+    measures["instance_f1"] = lambda f, w: instance_f1_scores(arm.instances_FB3[f], positive_FB[f], w)
+    for name, value_FB in arm.more_FB.items():
+        measures[name] = lambda f, w, value_FB=value_FB: weighted_means(value_FB[f], w)  # type: ignore[misc]
     if calibrated is not None:
         measures["dice_calibrated"] = lambda f, w: weighted_means(arm.dice_FBK[f, :, calibrated], w)
     return measures
@@ -104,11 +129,16 @@ def chance_measures(cases: Cases) -> dict[str, Measure]:
     flat = np.zeros(positive_FB.shape[1])
     never_FB = np.where(positive_FB, 0.0, 1.0)
     dice: Measure = lambda f, w: weighted_means(chance.dice_FB[f], w)  # noqa: E731 (one of a table of measures)
+    even: Measure = lambda f, w: np.full(len(w), 0.5)  # noqa: E731
     return {
         "auroc": lambda f, w: auroc_scores(flat, positive_FB[f], w),
         "auroc_contrast": lambda f, w: auroc_scores(flat, positive_FB[f], w),
         "average_precision": lambda f, w: average_precision_scores(flat, positive_FB[f], w),
+        "auroc_negated": lambda f, w: auroc_scores(flat, positive_FB[f], w),
         "pointing": lambda f, w: weighted_means(chance.pointing_FB[f], w),
+        "box_pointing": lambda f, w: weighted_means(chance.box_pointing_FB[f], w),
+        "side_score": even,
+        "erasure_faithful": even,
         "dice_fixed": dice,
         "dice_calibrated": dice,
         "dice_oracle": dice,

@@ -1,6 +1,6 @@
 """Ask a trained model for findings by sentence: scores that rank studies, maps that point."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -68,6 +68,107 @@ def make_prompts(findings: Sequence[str], config: PromptConfig) -> Prompts:
     return Prompts(positive_FT=filled(config.positive), negative_FT=filled(config.negative))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """One thing that is asked: the mean over its sentences. Its map is kept only where `mapped`."""
+
+    sentences: tuple[str, ...]
+    mapped: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replies:
+    """What a model says to Q questions on B studies; logits_QBP holds the mapped questions alone, in their order."""
+
+    score_QB: Floats
+    mass_QB: Floats
+    logits_QBP: Floats
+
+
+def prompt_questions(prompts: Prompts) -> list[Question]:
+    """F mapped questions that state the findings, then F that deny them."""
+    stated = [Question(sentences=sentences, mapped=True) for sentences in prompts.positive_FT]
+    return stated + [Question(sentences=sentences) for sentences in prompts.negative_FT]
+
+
+def answers_of(replies: Replies, num_findings: int, grid: Grid) -> Answers:
+    """The answers to `prompt_questions`, which must come first."""
+    score_FB, denied_FB = replies.score_QB[:num_findings], replies.score_QB[num_findings : 2 * num_findings]
+    return Answers(
+        score_FB=score_FB,
+        contrast_FB=score_FB - denied_FB,
+        logits_FBP=replies.logits_QBP[:num_findings],
+        mass_FB=replies.mass_QB[:num_findings],
+        grid=grid,
+    )
+
+
+def encoded_batches(
+    model: AsksVolumes,
+    studies: Sequence[Study],
+    windows: Sequence[tuple[float, float]],
+    *,
+    batch_size: int,
+    description: str,
+) -> Iterator[Any]:
+    """Patch tokens of the studies, `batch_size` at a time."""
+    import torch
+
+    starts = range(0, len(studies), batch_size)
+    for start in track(starts, description):
+        batch = studies[start : start + batch_size]
+        channels = np.stack([window_channels(study.volume()[0], windows) for study in batch])
+        yield model.encode_volume(torch.from_numpy(channels))
+
+
+def ask(
+    model: AsksVolumes,
+    token_batches: Iterable[Any],
+    questions: Sequence[Question],
+    *,
+    grid: Grid,
+    weight_BP: Floats,
+    batch_size: int,
+    mask_rule: MaskRule = "likelihood",
+) -> Replies:
+    """Put every question to every study in one pass over their tokens, which may come from an encoder or from a cache.
+
+    Args:
+        model: In eval mode, on the CPU.
+        token_batches: What `model.score` takes, `batch_size` studies at a time, in the order of `weight_BP`.
+        grid: Patches along (z, y, x).
+        weight_BP: c_p of every patch, 0 for padding.
+        mask_rule: Whether a map keeps the learned bias. By Bayes' rule logit = bias + log-likelihood ratio; once the
+            sentence is taken as said of this volume, the odds of a patch no longer are those of a patch drawn blindly,
+            and the ratio alone tells lesion from surroundings.
+    """
+    import torch
+
+    sentences = [sentence for question in questions for sentence in question.sentences]
+    edges = np.cumsum([0, *(len(question.sentences) for question in questions)])
+    mapped = [place for place, question in enumerate(questions) if question.mapped]
+    parts: list[tuple[Floats, Floats, Floats]] = []
+    with torch.inference_mode():
+        queries = model.encode_text(sentences)
+        for place, tokens in enumerate(token_batches):
+            weight = torch.from_numpy(weight_BP[place * batch_size : (place + 1) * batch_size])
+            aligned = model.score(tokens, queries, weight)
+            map_TBP = aligned.gate_logits_TBP - (aligned.bias if mask_rule == "likelihood" else 0)
+            means = [
+                _means(tensor, edges, range(len(questions))) for tensor in (aligned.score_TB, aligned.gate_mass_TB)
+            ]
+            parts.append((means[0], means[1], _means(map_TBP, edges, mapped)))
+    score_QB, mass_QB, logits_QBP = (np.concatenate([part[i] for part in parts], axis=1) for i in range(3))
+    return Replies(score_QB=score_QB, mass_QB=mass_QB, logits_QBP=extend_over_padding(logits_QBP, weight_BP > 0, grid))
+
+
+def _means(tensor: Any, edges: NDArray[np.integer], wanted: Iterable[int]) -> Floats:
+    """Mean over the sentences of each wanted question: (T, B, ...) → (Q, B, ...)."""
+    array = tensor.float().cpu().numpy()
+    rows = [array[edges[place] : edges[place + 1]].mean(axis=0) for place in wanted]
+    return np.stack(rows) if rows else np.zeros((0, *array.shape[1:]), np.float32)
+
+
 def ask_model(
     model: AsksVolumes,
     studies: Sequence[Study],
@@ -80,53 +181,23 @@ def ask_model(
     mask_rule: MaskRule = "likelihood",
     description: str = "zero-shot",
 ) -> Answers:
-    """Score every finding on every study; templates of an ensemble are averaged, scores and logits alike.
+    """Score every finding on every study; templates of an ensemble are averaged, scores and logits alike. See `ask`.
 
     Args:
         model: In eval mode, on the CPU.
-        grid: Patches along (z, y, x).
         windows: HU (low, high) of each input channel.
-        weight_BP: c_p of every patch, 0 for padding.
-        mask_rule: Whether the map keeps the learned bias. By Bayes' rule logit = bias + log-likelihood ratio; once the
-            sentence is taken as said of this volume, the odds of a patch no longer are those of a patch drawn blindly,
-            and the ratio alone tells lesion from surroundings.
     """
     import torch
 
-    num_findings, num_positive = len(prompts.positive_FT), len(prompts.positive_FT[0])
-    sentences = [s for texts in (*prompts.positive_FT, *prompts.negative_FT) for s in texts]
-    parts: list[tuple[Floats, Floats, Floats, Floats]] = []
     with torch.inference_mode():
-        queries = model.encode_text(sentences)
-        starts = range(0, len(studies), batch_size)
-        for start in track(starts, description):
-            batch = studies[start : start + batch_size]
-            channels = np.stack([window_channels(study.volume()[0], windows) for study in batch])
-            weight = torch.from_numpy(weight_BP[start : start + batch_size])
-            tokens = model.encode_volume(torch.from_numpy(channels))
-            aligned = model.score(tokens, queries, weight)
-            parts.append(_ensembled(aligned, num_findings, num_positive, mask_rule))
-    score_FB, denied_FB, mass_FB = (np.concatenate([part[i] for part in parts], axis=1) for i in range(3))
-    logits_FBP = extend_over_padding(np.concatenate([part[3] for part in parts], axis=1), weight_BP > 0, grid)
-    return Answers(
-        score_FB=score_FB, contrast_FB=score_FB - denied_FB, logits_FBP=logits_FBP, mass_FB=mass_FB, grid=grid
-    )
-
-
-def _ensembled(
-    aligned: Any, num_findings: int, num_positive: int, mask_rule: MaskRule
-) -> tuple[Floats, Floats, Floats, Floats]:
-    """Means over templates: score of the positive and of the negative prompts, mass and logits of the positive ones."""
-    cut = num_findings * num_positive
-    map_TBP = aligned.gate_logits_TBP - (aligned.bias if mask_rule == "likelihood" else 0)
-
-    def mean(tensor: Any) -> Floats:
-        array = tensor.float().cpu().numpy()
-        return np.asarray(array.reshape(num_findings, -1, *array.shape[1:]).mean(axis=1))
-
-    return (
-        mean(aligned.score_TB[:cut]),
-        mean(aligned.score_TB[cut:]),
-        mean(aligned.gate_mass_TB[:cut]),
-        mean(map_TBP[:cut]),
-    )
+        batches = encoded_batches(model, studies, windows, batch_size=batch_size, description=description)
+        replies = ask(
+            model,
+            batches,
+            prompt_questions(prompts),
+            grid=grid,
+            weight_BP=weight_BP,
+            batch_size=batch_size,
+            mask_rule=mask_rule,
+        )
+    return answers_of(replies, len(prompts.positive_FT), grid)

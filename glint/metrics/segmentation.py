@@ -107,6 +107,14 @@ def instance_counts(predicted_V: Bools, truth_V: Bools, *, least_dice: float = 0
     return int((dice_PT[rows, columns] > 0).sum()), num_predicted, num_truth
 
 
+def instance_f1_scores(counts_N3: NDArray[np.integer], positive_N: Bools, weight_RN: NDArray[np.generic]) -> Floats:
+    """(R,) 2 matched / (predicted + true) over the positives' `instance_counts`; NaN without an instance."""
+    weight_RN = np.atleast_2d(np.asarray(weight_RN, dtype=np.float64)) * positive_N
+    matched_R, predicted_R, true_R = (weight_RN @ counts_N3).T
+    total_R = predicted_R + true_R
+    return np.asarray(np.divide(2 * matched_R, total_R, out=np.full(len(total_R), np.nan), where=total_R > 0))
+
+
 def surface_errors(
     predicted_V: Bools, truth_V: Bools, spacing_mm: Sequence[float], *, tolerance_mm: float
 ) -> dict[str, float]:

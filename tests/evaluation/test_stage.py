@@ -7,6 +7,7 @@ import re
 from html.parser import HTMLParser
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from evaluation_cohort import fake_tokens, load_fake, write_cohort
@@ -17,6 +18,7 @@ from glint.evaluation.arms import check_made_from, load_arm
 from glint.evaluation.cohort import read_cohort
 from glint.evaluation.maps import upsample_logits
 from glint.evaluation.report import render_report
+from glint.evaluation.retrieval import Reports
 from glint.evaluation.stage import ask_arms, evaluate_models, with_pictures, write_evaluation
 from glint.evaluation.terminal import print_summary
 from glint.evaluation.zero_shot import Prompts
@@ -101,7 +103,9 @@ def test_the_calibrated_threshold_is_the_best_one_on_validation_masks(inputs, ev
         resampled=inputs.resampled, split=inputs.split, truth=inputs.truth, features=inputs.features
     ).studies["validation"]
     arm = load_fake(inputs.checkpoints[0])
-    answers = ask_arms({"glint": arm}, studies, evaluation.prompts, CONFIG)["glint"]
+    reports = Reports(sentences=(), holds_TB=np.zeros((0, len(studies)), bool))
+    heard = ask_arms({"glint": arm}, studies, evaluation.prompts, CONFIG, findings=evaluation.findings, reports=reports)
+    answers = heard["glint"].answers
     levels = evaluation.cases.arms["glint"].thresholds
     dice_FK = []
     for row in range(2):
@@ -194,7 +198,7 @@ def test_the_report_is_one_whole_file_that_asks_for_nothing_else(written):
     page = Page()
     page.feed(text)
     assert page.open == []
-    assert page.images == 2 + len(evaluation.overlays)
+    assert page.images == 3 + len(evaluation.overlays)
     assert all(link.startswith(("#", "data:image/png;base64,")) for link in page.links)
     assert not re.search(r"url\(|@import|<script|https?://", text)
     for shown in (
@@ -221,7 +225,7 @@ def test_words_of_a_prompt_are_shown_as_words(evaluated):
 def test_every_picture_is_a_png_and_every_finding_has_its_overlay(written):
     _, out = written
     names = {path.name for path in (out / "figures").iterdir()}
-    assert names == {"bars.png", "roc.png", "overlay_mass.png", "overlay_emphysema.png"}
+    assert names == {"bars.png", "roc.png", "reliability.png", "overlay_mass.png", "overlay_emphysema.png"}
     assert all((out / "figures" / name).read_bytes().startswith(b"\x89PNG") for name in names)
 
 
@@ -241,6 +245,27 @@ def test_the_terminal_table_fits_and_ends_with_what_to_do_next(written, capsys):
     assert max(map(len, lines[:-2])) <= 80
     assert "report.html" in lines[-2]
     assert lines[-1].startswith("next: ")
+
+
+def test_every_case_is_in_the_table_with_what_the_summary_was_made_of(written):
+    evaluation, out = written
+    table = pl.read_parquet(out / "tables" / "cases.parquet")
+    assert len(table) == 4 * 2 * 16
+    mine = table.filter((pl.col("arm") == "glint") & (pl.col("finding") == "mass"))
+    positives = mine.filter("positive")["dice_fixed"]
+    assert positives.mean() == pytest.approx(evaluation.summary.find("glint", "dice_fixed", "mass").value)
+    assert mine.filter(~pl.col("positive"))["dice_fixed"].is_nan().all()
+
+
+def test_a_model_that_sees_is_faithful_and_one_that_is_blind_is_not(evaluated):
+    evaluation, _ = evaluated
+    # A dark lesion at the edge of this cohort's noise is no body by its HU, so nothing of it is erased.
+    assert evaluation.summary.find("glint", "erasure_faithful", "mass").value == 1.0
+    assert macro(evaluation, "global_pooling", "erasure_excess") == 0.0
+    assert macro(evaluation, "glint", "hit") == macro(evaluation, "glint", "instance_f1") == 1.0
+    assert macro(evaluation, "glint", "auroc_negated") == 1.0
+    assert macro(evaluation, "glint", "conformal_sensitivity") > 0.9
+    assert evaluation.trust["glint"].coverage.holds
 
 
 def test_an_empty_split_is_told_in_one_line(inputs, tmp_path):

@@ -3,7 +3,7 @@
 from string import Formatter
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from glint.core.config.base import StageConfig
 
@@ -21,20 +21,27 @@ class PromptConfig(StageConfig):
         min_length=1,
         description="templates that deny it; their score is subtracted",
     )
+    sided: tuple[str, ...] = Field(
+        default=("There is {side} {finding}.",),
+        min_length=1,
+        description="templates that name a side; {side} becomes left, then right, to see whether the map follows",
+    )
     wording: dict[str, str] = Field(
         default={}, description="registry name to words of the prompt; a name left out becomes its words, _ as space"
     )
 
-    @field_validator("positive", "negative")
+    @field_validator("positive", "negative", "sided")
     @classmethod
-    def _ask_for_the_finding(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
+    def _ask_for_the_finding(cls, templates: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        fields = {"side", "finding"} if info.field_name == "sided" else {"finding"}
         for template in templates:
             try:
                 named = {field for _, field, _, _ in Formatter().parse(template) if field is not None}
             except ValueError:
                 named = set()
-            if named != {"finding"}:
-                raise ValueError(f"template {template!r} must hold {{finding}} and no other field")
+            if named != fields:
+                told = " and ".join(f"{{{field}}}" for field in sorted(fields))
+                raise ValueError(f"template {template!r} must hold {told} and no other field")
         return templates
 
 
@@ -109,6 +116,24 @@ class EvaluateConfig(StageConfig):
         default=-500.0,
         description="HU; what is denser, holes filled slice by slice, is the body in which chance is counted",
     )
+    false_positive_rate: float = Field(
+        default=0.1,
+        gt=0,
+        lt=1,
+        description="share of images without the finding that may be called; the conformal cut-off of each finding, fitted on "
+        "validation images without it, keeps to it",
+    )
+    surface_tolerance_mm: float = Field(
+        default=5.0,
+        gt=0,
+        description="mm; surface Dice counts a boundary this near as met; about one voxel of the model's grid",
+    )
+    erased_cases: int = Field(
+        default=8,
+        ge=0,
+        description="positives per finding whose called patches are erased to see the score fall; 0 leaves this test out",
+    )
+    retrieval: bool = Field(default=True, description="rank studies by report and reports by study")
     probe: ProbeConfig = Field(default=ProbeConfig(), description="supervised yardstick")
     batch_size: int = Field(default=8, ge=1, description="volumes encoded at a time")
     resamples: int = Field(default=1000, ge=10, description="bootstrap resamples of patients")

@@ -264,7 +264,8 @@ def test_a_model_that_sees_is_faithful_and_one_that_is_blind_is_not(evaluated):
     assert macro(evaluation, "global_pooling", "erasure_excess") == 0.0
     assert macro(evaluation, "glint", "hit") == macro(evaluation, "glint", "instance_f1") == 1.0
     assert macro(evaluation, "glint", "auroc_negated") > 0.6  # its "no" is no more than the strongest other patch
-    assert macro(evaluation, "glint", "conformal_sensitivity") > 0.9
+    # Eight validation studies cannot promise one false alarm in ten: nothing is called.
+    assert macro(evaluation, "glint", "conformal_sensitivity") == 0.0
     assert evaluation.trust["glint"].coverage.holds
 
 

@@ -69,7 +69,7 @@ def teach(root, resampled, split, out="07_teacher"):
 def features(root, resampled, config=FEATURES):
     out = root / "08_features/shard-000/manifest.parquet"
     paths = ["--manifest", str(resampled), "--teacher", str(root / "07_teacher"), "--out", str(out)]
-    return main(["features", *paths, "--config", json.dumps(config)])
+    return main(["features", "encode", *paths, "--config", json.dumps(config)])
 
 
 def rows_of(root):

@@ -19,7 +19,7 @@ rule features:
         teacher=subpath(input.teacher, parent=True),
     shell:
         recorded(
-            "python -m glint features --manifest {input.manifest} --teacher {params.teacher} "
+            "python -m glint features encode --manifest {input.manifest} --teacher {params.teacher} "
             "--out {output} --config {params.config:q}"
         )
 

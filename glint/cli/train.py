@@ -46,11 +46,13 @@ def run(args: argparse.Namespace) -> None:
     import torch
 
     from glint.formats.checkpoint import CARD, write_checkpoint
+    from glint.model.low_rank import merge_low_rank
     from glint.model.pretrained import checkpoint_of
     from glint.model.text_encoder import load_sentence_encoder
     from glint.teachers.registry import load_teacher
     from glint.training.curves import curves_csv, curves_png
     from glint.training.distributed import ranks_of_this_job
+    from glint.training.gate_maps import last_gate_maps
     from glint.training.inputs import InputFiles, read_study_sets
     from glint.training.loop import train
     from glint.training.model_card import model_card
@@ -71,6 +73,7 @@ def run(args: argparse.Namespace) -> None:
     model = new_model(
         config, arm=args.arm, teacher=teacher, sentence_encoder=load_sentence_encoder(config.text), training=training
     )
+    state = args.state / key[:16]
     with ranks_of_this_job() as ranks:
         model.to(ranks.device(config.device))
         if ranks.first:
@@ -82,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
             model,
             training,
             config=config,
-            state=args.state / key[:16],
+            state=state,
             key=key,
             validation=validation,
             findings=training.findings,
@@ -90,6 +93,8 @@ def run(args: argparse.Namespace) -> None:
             limit=limit,
         )
         if ranks.first:
+            learned = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+            merge_low_rank(model)
             preprocessing = preprocessing_of(record, args.preparation)
             checkpoint = checkpoint_of(
                 model,
@@ -107,8 +112,11 @@ def run(args: argparse.Namespace) -> None:
                 fingerprint=checkpoint.fingerprint,
                 curves=finished.curves,
                 synthetic=args.synthetic,
+                learned=learned,
             )
-            curves = {"curves.csv": curves_csv(finished.curves), "curves.png": curves_png(finished.curves)}
-            write_checkpoint(args.out, checkpoint, more={CARD: card, **curves})
+            more = {CARD: card, "curves.csv": curves_csv(finished.curves), "curves.png": curves_png(finished.curves)}
+            if maps := last_gate_maps(state):
+                more["gate_maps.png"] = maps.read_bytes()
+            write_checkpoint(args.out, checkpoint, more=more)
             log(f"checkpoint: {args.out}   curves: {args.out / 'curves.png'}")
         ranks.wait()

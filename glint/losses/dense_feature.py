@@ -8,8 +8,9 @@ from torch import Tensor
 
 
 def plain_norm(tokens_BPD: Tensor) -> Tensor:
-    """LayerNorm without weights, float32: what the teacher's trained norms would weigh is not trusted at every block."""
-    return F.layer_norm(tokens_BPD.float(), tokens_BPD.shape[-1:])
+    """LayerNorm without weights, at least float32: what the teacher's trained norms would weigh is not trusted at every block."""
+    exact_BPD = tokens_BPD if tokens_BPD.dtype == torch.float64 else tokens_BPD.float()
+    return F.layer_norm(exact_BPD, tokens_BPD.shape[-1:])
 
 
 def patch_cosine(student_BPD: Tensor, teacher_BPD: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from glint.prepare.sections.sentence_classes import (
     sentence_class,
 )
 from glint.training.distributed import ALONE, Ranks
-from glint.training.sampler import batch_rows, sentence_draw
+from glint.training.sampler import batch_rows, repeats_of, sentence_draw
 from glint.training.step import Batch
 
 FIRST_PROMPT_INDEX = 1_000_000  # sentence_index of generated sentences, above every real one
@@ -45,6 +45,12 @@ class StudySet:
 
     def __len__(self) -> int:
         return len(self.study_ids)
+
+    def repeats(self, *, below: float) -> NDArray[np.float64] | None:
+        """How often each study comes per epoch where rare findings are balanced; None where all come once."""
+        if below == 0:
+            return None
+        return repeats_of(self.statements.present != 0, below=below)
 
 
 def prompt_tables(findings: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -140,7 +146,8 @@ def make_batch(
     volumes, weights and tokens, and every sentence and relation.
     """
     seed, sentences = config.seed, config.sentences
-    rows = batch_rows(studies=len(studies), batch_size=config.batch_size, step=step, seed=seed)
+    repeats_B = studies.repeats(below=config.balance_below)
+    rows = batch_rows(studies=len(studies), batch_size=config.batch_size, step=step, seed=seed, repeats_B=repeats_B)
     queries = studies.queries
     candidates = np.flatnonzero(np.isin(queries.study, rows))
     asked = sentence_draw(queries.unique(candidates), limit=sentences.per_batch, step=step, seed=seed)

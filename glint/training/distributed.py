@@ -22,10 +22,26 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from glint.core.errors import ConfigError
+from glint.core.errors import ConfigError, GlintError
 
 PATIENCE = timedelta(hours=2)
 """How long a rank waits for another: the first one validates and writes alone."""
+
+
+@contextmanager
+def told_of_losses() -> Iterator[None]:
+    """Another process that is gone, killed or out of memory, is one line and not the backend's trace.
+
+    Raises:
+        GlintError: a message to the others failed.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # gloo raises it plainly, NCCL as a subclass
+        raise GlintError(
+            "a process that shares this training is gone or can't be reached (killed, out of memory, or its node lost): see its own "
+            "log; the same command goes on from the last saved state"
+        ) from error
 
 
 class _Gather(torch.autograd.Function):
@@ -37,7 +53,8 @@ class _Gather(torch.autograd.Function):
         ctx.columns = slice(rank * local_TB.shape[1], (rank + 1) * local_TB.shape[1])
         ctx.size = size
         parts = [torch.empty_like(local_TB) for _ in range(size)]
-        dist.all_gather(parts, local_TB.contiguous())
+        with told_of_losses():
+            dist.all_gather(parts, local_TB.contiguous())
         return torch.cat(parts, dim=1)
 
     @staticmethod
@@ -93,7 +110,8 @@ class Ranks:
             return
         sizes = [gradient.numel() for gradient in gradients]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
-        dist.all_reduce(flat)
+        with told_of_losses():
+            dist.all_reduce(flat)
         flat /= self.size
         for gradient, mean in zip(gradients, torch.split(flat, sizes), strict=True):
             gradient.copy_(mean.view_as(gradient))
@@ -103,7 +121,8 @@ class Ranks:
         if self.size == 1:
             return dict(numbers)
         values = torch.tensor(list(numbers.values()), dtype=torch.float64)
-        dist.all_reduce(values)
+        with told_of_losses():
+            dist.all_reduce(values)
         return dict(zip(numbers, (values / self.size).tolist(), strict=True))
 
     def any(self, asked: bool) -> bool:
@@ -111,7 +130,8 @@ class Ranks:
         if self.size == 1:
             return asked
         flag = torch.tensor(int(asked))
-        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+        with told_of_losses():
+            dist.all_reduce(flag, op=dist.ReduceOp.MAX)
         return bool(flag.item())
 
     def agree_on(self, number: int) -> bool:
@@ -119,21 +139,23 @@ class Ranks:
         if self.size == 1:
             return True
         pair = torch.tensor([number, -number])
-        dist.all_reduce(pair, op=dist.ReduceOp.MAX)
+        with told_of_losses():
+            dist.all_reduce(pair, op=dist.ReduceOp.MAX)
         return bool(pair[0] == -pair[1])
 
     def start_equal(self, model: nn.Module) -> None:
         """Every rank takes the first one's weights: machines may differ in the last bit of what was computed to make them."""
         if self.size == 1:
             return
-        with torch.no_grad():
+        with torch.no_grad(), told_of_losses():
             for tensor in model.state_dict().values():
                 dist.broadcast(tensor, src=0)
 
     def wait(self) -> None:
         """Return once every rank is here, so that none ends while the first still writes."""
         if self.size > 1:
-            dist.barrier()
+            with told_of_losses():
+                dist.barrier()
 
 
 ALONE = Ranks()

@@ -53,8 +53,9 @@ def model_card(
     fingerprint: Mapping[str, Any],
     curves: Sequence[Row],
     synthetic: bool,
+    learned: int,
 ) -> bytes:
-    """README.md of the checkpoint folder, with the front matter that model hubs read."""
+    """README.md of the checkpoint folder, with the front matter that model hubs read. `learned`: weights that were trained."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     findings, config = training.findings, model.config
@@ -93,7 +94,7 @@ def model_card(
         spacing_mm=[f"{mm:g}" for mm in spacing_mm] if spacing_mm else None,
         patch_mm=patch_mm,
         parameters=sum(weight.numel() for weight in model.parameters()),
-        learned=sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
+        learned=learned,
         teacher_name=teacher.name,
         teacher_source=teacher.source,
         teacher_sha256=teacher.sha256,

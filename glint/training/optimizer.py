@@ -9,6 +9,7 @@ from torch import nn
 
 from glint.core.config.train import OptimizerConfig, TrainConfig
 from glint.model.glint import Glint
+from glint.model.low_rank import DOWN, UP
 
 ENCODER = "student.encoder."
 SCALARS = ("gate.log_scale", "gate.bias", "log_inverse_temperature", "log_sigmoid_scale", "sigmoid_bias")
@@ -21,6 +22,8 @@ def base_learning_rate(name: str, *, depth: int, config: OptimizerConfig) -> flo
         return config.text_learning_rate
     if name in SCALARS:
         return config.scalar_learning_rate
+    if name.endswith((DOWN, UP)):
+        return config.lora_learning_rate
     if not name.startswith(ENCODER):
         return config.head_learning_rate
     block = _BLOCK.match(name)
@@ -70,21 +73,26 @@ def merged(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(joined.values())
 
 
-def cosine_factor(step: int, *, steps: int, warmup: int, final: float) -> float:
-    """Linear warm-up, then half a cosine down to `final`; `step` counts from 0."""
+def schedule_factor(schedule: str, step: int, *, steps: int, warmup: int, final: float) -> float:
+    """Linear warm-up, then half a cosine or a line down to `final`, or 1 throughout; `step` counts from 0."""
     if step < warmup:
         return (step + 1) / warmup
+    if schedule == "constant":
+        return 1.0
     done = min(1.0, (step - warmup) / max(1, steps - warmup))
+    if schedule == "linear":
+        return final + (1 - final) * (1 - done)
     return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def rate_factors(step: int, config: TrainConfig) -> tuple[float, float]:
-    """Factors on the rates of (encoder, everything else) at `step`: one warm-up and cosine while the encoder rests, one more
+    """Factors on the rates of (encoder, everything else) at `step`: one warm-up and decay while the encoder rests, one more
     once it has joined in.
     """
     optimizer = config.optimizer
     resting = step < config.head_steps
-    factor = cosine_factor(
+    factor = schedule_factor(
+        optimizer.schedule,
         step if resting else step - config.head_steps,
         steps=config.head_steps if resting else config.steps,
         warmup=optimizer.warmup_steps,

@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from glint.core.config.train import TrainConfig
+from glint.core.config.train import ModelConfig, TrainConfig
 from glint.core.errors import ConfigError
 from glint.core.seeds import derived_seed
 from glint.formats.checkpoint import Preprocessing
 from glint.model.glint import Arm, Glint
+from glint.model.low_rank import add_low_rank
 from glint.model.student import Student
 from glint.model.text_encoder import SentenceEncoder
 from glint.teachers.registry import FrozenTeacher, TeacherRecord
@@ -34,7 +35,16 @@ def new_model(
             stride = -(-len(tokens_ND) // WHITENING_TOKENS)
             resting_ND = model.student.resting_tokens(tokens_ND[::stride].float())
             model.whiten_heads(resting_ND, ridge=config.model.whiten_ridge)
+        adapt(model.student, config.model)
     return model
+
+
+def adapt(student: Student, config: ModelConfig) -> None:
+    """Leave to the encoder what of it may learn: everything, low-rank updates of its blocks, or nothing."""
+    if config.adaptation == "lora":
+        add_low_rank(student.encoder, student.encoder.blocks, rank=config.lora_rank, alpha=config.lora_alpha)
+    elif config.adaptation == "frozen":
+        student.encoder.requires_grad_(False)
 
 
 def preprocessing_of(teacher: TeacherRecord, preparation: Mapping[str, Any]) -> Preprocessing:

@@ -1,7 +1,8 @@
 """One step: from a batch to the terms of the objective."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,7 +17,7 @@ from glint.losses.evidence import evidence_loss
 from glint.losses.pairs import PairCounts, count_pairs
 from glint.losses.sigmoid import sigmoid_loss
 from glint.model.alignment import Comparison
-from glint.model.gate import PatchTokens, TextQueries
+from glint.model.gate import PatchTokens, TextQueries, at_least_float32
 from glint.model.glint import Glint
 from glint.training.distributed import ALONE, Ranks
 
@@ -35,15 +36,33 @@ class Batch:
     relation_TB: Tensor
     teacher: Mapping[int, Tensor]
 
-    def to(self, device: torch.device) -> "Batch":
-        """The same batch with its tensors on `device`."""
+    def __len__(self) -> int:
+        return len(self.patch_weight_BP)
+
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> "Batch":
+        """The same batch with its tensors on `device`, its real numbers as `dtype`."""
         return replace(
             self,
-            volume_BCZYX=None if self.volume_BCZYX is None else self.volume_BCZYX.to(device),
-            patch_weight_BP=self.patch_weight_BP.to(device),
+            volume_BCZYX=None if self.volume_BCZYX is None else self.volume_BCZYX.to(device, dtype),
+            patch_weight_BP=self.patch_weight_BP.to(device, dtype),
             relation_TB=self.relation_TB.to(device),
-            teacher={block: tokens_BPD.to(device) for block, tokens_BPD in self.teacher.items()},
+            teacher={block: tokens_BPD.to(device, dtype) for block, tokens_BPD in self.teacher.items()},
         )
+
+    def piece(self, number: int, pieces: int) -> "Batch":
+        """The studies of one of several equal pieces, with the relations of all."""
+        share = len(self) // pieces
+        own = slice(number * share, (number + 1) * share)
+        return replace(
+            self,
+            volume_BCZYX=None if self.volume_BCZYX is None else self.volume_BCZYX[own],
+            patch_weight_BP=self.patch_weight_BP[own],
+            teacher={block: tokens_BPD[own] for block, tokens_BPD in self.teacher.items()},
+        )
+
+    def for_alignment(self) -> "Batch":
+        """Without the teacher's tokens, where volumes are encoded: what compares sentences and studies reads none."""
+        return self if self.volume_BCZYX is None else replace(self, teacher={})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +81,32 @@ def unique_sentences(sentences: Sequence[str]) -> list[int]:
     return list(first.values())
 
 
+@contextmanager
+def reduced_precision(model: Glint) -> Iterator[None]:
+    """Encoders and projections in bfloat16 where the configuration says so; scores and losses never are."""
+    with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=model.config.precision == "bfloat16"):
+        yield
+
+
+def encoded_sentences(model: Glint, batch: Batch, rows: Sequence[int]) -> TextQueries:
+    """Queries of the sentences `rows` of a batch."""
+    with reduced_precision(model):
+        return model.encode_text([batch.sentences[row] for row in rows])
+
+
 def area_weight(config: LossConfig, progress: float) -> float:
     """lambda_a at `progress` in [0, 1]: off at first, when a closed gate would only starve the positives."""
     return config.area if progress >= config.area_start else 0.0
 
 
 def training_step(
-    model: Glint, batch: Batch, *, progress: float, gram_generator: torch.Generator, ranks: Ranks = ALONE
+    model: Glint,
+    batch: Batch,
+    *,
+    progress: float,
+    gram_generator: torch.Generator,
+    ranks: Ranks = ALONE,
+    queries: TextQueries | None = None,
 ) -> StepResult:
     """Forward pass and objective
 
@@ -76,22 +114,26 @@ def training_step(
 
     An empty or all-ignored set of pairs leaves L_DFR alone. `progress` is the share of steps done. Without volumes the
     encoder rests: the teacher's last block stands for the student's, and L_DFR is 0 by definition. Shared by `ranks`, what
-    is compared is gathered; L_DFR is of the own volumes, and the mean of its gradients is that of all.
+    is compared is gathered; L_DFR is of the own volumes, and the mean of its gradients is that of all. `queries` are those
+    of the unique sentences where they are known already.
     """
-    if batch.volume_BCZYX is None:
-        tokens = model.project(model.student.resting_tokens(batch.teacher[model.student.encoder.depth - 1]))
-    else:
-        tokens = model.encode_volume(batch.volume_BCZYX, layers=batch.teacher.keys())
+    with reduced_precision(model):
+        if batch.volume_BCZYX is None:
+            tokens = model.project(model.student.resting_tokens(batch.teacher[model.student.encoder.depth - 1]))
+        else:
+            tokens = model.encode_volume(batch.volume_BCZYX, layers=batch.teacher.keys())
     total = torch.zeros(())
     numbers: dict[str, float] = {}
     rows = unique_sentences(batch.sentences)
     if rows:
-        queries = model.encode_text([batch.sentences[row] for row in rows])
+        if queries is None:
+            queries = encoded_sentences(model, batch, rows)
         weights = loss_weights(model, progress)
         aligned, numbers = _alignment_terms(model, tokens, queries, batch, batch.relation_TB[rows], weights, ranks)
         total = total + aligned
     if tokens.hidden:
-        total = total + _dense_term(model, tokens.hidden, batch.teacher, gram_generator, numbers)
+        hidden = {block: at_least_float32(tokens_BPD) for block, tokens_BPD in tokens.hidden.items()}
+        total = total + _dense_term(model, hidden, batch.teacher, gram_generator, numbers)
     numbers["loss"] = float(total.detach())
     return StepResult(total=total, numbers=numbers)
 

@@ -1,7 +1,8 @@
-"""Zero-shot classification of a split by its own reports: a curve to watch, never masks."""
+"""Zero-shot classification of a split by its own reports, with gate maps to look at; never masks."""
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
@@ -9,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from glint.core.prompts import finding_prompt
-from glint.core.relations import IGNORE, POSITIVE
+from glint.core.relations import HARD_NEGATIVE, IGNORE, NEGATIVE, POSITIVE
 from glint.model.glint import Glint
 from glint.prepare.sections.sentence_classes import SentenceQueries, pair_relations, sentence_class
 from glint.training.dataset import StudySet, volume_tensor
@@ -46,24 +47,63 @@ def finding_queries(findings: Sequence[str]) -> SentenceQueries:
     return SentenceQueries.from_tables(sentences, stated, ["prompt"])
 
 
+@dataclass(frozen=True, kw_only=True)
+class GatePicture:
+    """What a finding's prompt opens in one study: `image_ZYX` the first window in [0, 1], `gate_zyx` gates of the patch grid."""
+
+    finding: str
+    stated: bool
+    image_ZYX: NDArray[np.float32]
+    gate_zyx: NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """Finding → AUROC of its prompt's score against what the reports state; NaN without positives or negatives."""
+
+    auroc: dict[str, float]
+    pictures: list[GatePicture]
+
+
+def pictured_pairs(relation_TB: NDArray[np.int8], limit: int) -> list[tuple[int, int]]:
+    """(finding, study) to draw: of the first `limit` findings that a report states, the first study that does and that does not."""
+    pairs = []
+    for finding in np.flatnonzero((relation_TB == POSITIVE).any(axis=1))[:limit]:
+        for wanted in (relation_TB[finding] == POSITIVE, np.isin(relation_TB[finding], (NEGATIVE, HARD_NEGATIVE))):
+            pairs += [(int(finding), int(study)) for study in np.flatnonzero(wanted)[:1]]
+    return pairs
+
+
 @torch.no_grad()
-def zero_shot_auroc(model: Glint, studies: StudySet, findings: Sequence[str]) -> dict[str, float]:
-    """Finding → AUROC of its prompt's score against what the reports state; undecided studies are left out."""
+def zero_shot(model: Glint, studies: StudySet, findings: Sequence[str], *, pictured: int = 0) -> Validation:
+    """Classify by prompts; undecided studies are left out. Gate maps of the first `pictured` findings."""
     queries = finding_queries(findings)
     relation_TB = pair_relations(queries, studies.statements)
+    pairs = pictured_pairs(relation_TB, pictured)
     training = model.training
     model.eval()
     encoded_text = model.encode_text(queries.texts)
-    scores = []
+    scores, pictures = [], {}
     for start in range(0, len(studies), STUDIES_PER_PASS):
         rows = list(range(start, min(start + STUDIES_PER_PASS, len(studies))))
-        tokens = model.encode_volume(torch.from_numpy(volume_tensor(studies, rows)).to(model.device))
+        volume_BCZYX = torch.from_numpy(volume_tensor(studies, rows))
+        tokens = model.encode_volume(volume_BCZYX.to(model.device, model.null_D.dtype))
         weight_BP = torch.from_numpy(studies.weight_BP[rows]).to(model.device)
-        scores.append(model.score(tokens, encoded_text, weight_BP).score_TB.double().cpu().numpy())
+        found = model.score(tokens, encoded_text, weight_BP)
+        scores.append(found.score_TB.double().cpu().numpy())
+        for finding, study in pairs:
+            if study in rows:
+                gate_P = torch.sigmoid(found.gate_logits_TBP[finding, study - start]).float().cpu().numpy()
+                pictures[finding, study] = GatePicture(
+                    finding=findings[finding],
+                    stated=bool(relation_TB[finding, study] == POSITIVE),
+                    image_ZYX=volume_BCZYX[study - start, 0].numpy(),
+                    gate_zyx=np.where(studies.weight_BP[study] > 0, gate_P, 0).reshape(model.student.encoder.grid),
+                )
     model.train(training)
     score_TB = np.concatenate(scores, axis=1)
-    found = {}
-    for row, finding in enumerate(findings):
+    aurocs = {}
+    for row, finding_name in enumerate(findings):
         decided = relation_TB[row] != IGNORE
-        found[finding] = auroc(score_TB[row, decided], relation_TB[row, decided] == POSITIVE)
-    return found
+        aurocs[finding_name] = auroc(score_TB[row, decided], relation_TB[row, decided] == POSITIVE)
+    return Validation(auroc=aurocs, pictures=[pictures[pair] for pair in pairs])

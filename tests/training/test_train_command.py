@@ -146,6 +146,7 @@ def test_a_checkpoint_says_what_it_was_made_from_and_holds_no_pickle(trained: Pa
     assert names == {
         "model.safetensors", "config.json", "text_encoder", "preprocessor_config.json", "label_prompts.json",
         "calibration.json", "fingerprint.json", "README.md", "curves.csv", "curves.png",
+        "gate_maps.png",
     }  # fmt: skip
     checkpoint = read_checkpoint(trained)
     assert set(checkpoint.fingerprint) == {

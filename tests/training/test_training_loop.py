@@ -60,7 +60,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_a_killed_run_ends_in_the_same_weights(
     undisturbed: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int
 ) -> None:
-    real = loop.training_step
+    real = loop.backward_step
     calls = iter(range(100))
 
     def dying(*args: object, **kwargs: object) -> object:
@@ -69,7 +69,7 @@ def test_a_killed_run_ends_in_the_same_weights(
         return real(*args, **kwargs)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "training_step", dying)
+        patch.setattr(loop, "backward_step", dying)
         with pytest.raises(KeyboardInterrupt):
             short_run(tmp_path)
     torch.rand(3)  # a global generator that stands elsewhere must not matter
@@ -79,7 +79,7 @@ def test_a_killed_run_ends_in_the_same_weights(
 def test_sigterm_saves_and_asks_to_be_requeued(
     undisturbed: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = loop.training_step
+    real = loop.backward_step
     calls = iter(range(100))
 
     def interrupted(*args: object, **kwargs: object) -> object:
@@ -88,7 +88,7 @@ def test_sigterm_saves_and_asks_to_be_requeued(
         return real(*args, **kwargs)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "training_step", interrupted)
+        patch.setattr(loop, "backward_step", interrupted)
         with pytest.raises(SystemExit) as stop:
             short_run(tmp_path)
     assert stop.value.code == REQUEUE_EXIT_CODE

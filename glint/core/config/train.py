@@ -38,6 +38,13 @@ class ModelConfig(StageConfig):
     adapter_blocks: int = Field(
         default=0, ge=0, description="attention blocks after the encoder; each carries global evidence into every token"
     )
+    adaptation: Literal["full", "lora", "frozen"] = Field(
+        default="full",
+        description="what of the encoder learns. full: every weight; lora: low-rank updates of its linear maps, a fraction of the "
+        "optimiser's memory; frozen: nothing, the adapter blocks alone",
+    )
+    lora_rank: int = Field(default=32, ge=1, description="[r] rank of the updates, lora only")
+    lora_alpha: float = Field(default=64.0, gt=0, description="[alpha] the updates are scaled by alpha / r, lora only")
     value_width: int = Field(default=128, ge=1, description="[d_v] width of the shared space of patch and sentence")
     gate_width: int = Field(default=64, ge=1, description="[d_g] width of the gate space")
     gate_space: Literal["separate", "shared", "residual"] = Field(
@@ -117,13 +124,14 @@ class LossConfig(StageConfig):
 
 
 class OptimizerConfig(StageConfig):
-    """AdamW with warm-up and cosine decay."""
+    """AdamW with warm-up and decay."""
 
     head_learning_rate: float = Field(default=2e-3, gt=0, description="heads, gate, text projection, adapter blocks")
     scalar_learning_rate: float = Field(
         default=5e-2, gt=0, description="gate scale and bias, temperatures: single numbers that have far to go"
     )
     encoder_learning_rate: float = Field(default=1e-4, ge=0, description="last encoder block; 0 freezes the encoder")
+    lora_learning_rate: float = Field(default=1e-4, gt=0, description="low-rank updates of the encoder, lora only")
     text_learning_rate: float = Field(default=1e-5, ge=0, description="sentence encoder, where it is trainable")
     joint_head_share: float = Field(
         default=0.3, gt=0, le=1, description="factor on the heads' and scalars' rates once the encoder has joined in"
@@ -135,6 +143,9 @@ class OptimizerConfig(StageConfig):
         default=0.05, ge=0, description="on matrices; never on norms, biases, scales and vectors"
     )
     warmup_steps: int = Field(default=20, ge=0, description="steps of linear warm-up")
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        default="cosine", description="how rates fall after warm-up, in the steps at rest and again with the encoder"
+    )
     final_learning_rate: float = Field(default=0.01, ge=0, le=1, description="share of the rate left at the last step")
     clip_norm: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
     beta2: float = Field(default=0.98, gt=0, lt=1, description="AdamW's second-moment decay; short runs forget faster")
@@ -179,7 +190,45 @@ class TrainConfig(StageConfig):
         "and a step costs a tenth, and the encoder never learns from random heads",
     )
     steps: int = Field(default=150, ge=0, description="steps with the encoder: the budget is steps, never seconds")
-    batch_size: int = Field(default=16, ge=1, description="studies per step")
+    batch_size: int = Field(default=16, ge=1, description="studies per step, of all processes together")
+    micro_batch_size: int | None = Field(
+        default=None,
+        ge=1,
+        description="studies whose activations a process holds at once; the step stays that of the whole batch, for a second "
+        "forward pass of the encoder; null: all of its part",
+    )
+    precision: Literal["float32", "bfloat16", "float64"] = Field(
+        default="float32",
+        description="bfloat16: encoders and projections by autocast, scores and losses in float32; float64: for comparisons",
+    )
+    activation_checkpointing: bool = Field(
+        default=False,
+        description="keep one tensor per encoder block and compute the rest again: a third more time, a fraction of the memory",
+    )
+    ema_decay: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="validate and keep an exponential moving average of the weights, for example 0.999; null: the weights themselves",
+    )
+    patience: int | None = Field(
+        default=None,
+        ge=1,
+        description="validations without a better mean AUROC before training ends with the best weights; null: every step is taken",
+    )
+    balance_below: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share; studies with a finding rarer than it come sqrt(balance_below / share) times an epoch; 0: all come once",
+    )
+    log_to: tuple[Literal["tensorboard", "dvclive"], ...] = Field(
+        default=(),
+        description="more logs beside curves.csv, below the state folder; needs `pip install glint[tracking]`",
+    )
+    pictured_findings: int = Field(
+        default=4, ge=0, description="findings whose gate maps every validation draws; 0: no pictures"
+    )
     checkpoint_every: int = Field(default=50, ge=1, description="steps between saves of the resumable state")
     validate_every: int = Field(default=100, ge=1, description="steps between zero-shot validations")
     teacher_cosine_warning: float = Field(
@@ -202,6 +251,11 @@ class TrainConfig(StageConfig):
             raise ValueError(
                 "model.gate is one_pass but loss.contrastive compares every pair with every other: set it to 0 (and "
                 "loss.sigmoid above 0), or gate to auto"
+            )
+        if self.model.adaptation == "frozen" and self.steps > 0 and self.model.adapter_blocks == 0:
+            raise ValueError(
+                "model.adaptation is frozen and model.adapter_blocks 0: the steps with the encoder would train the heads alone, "
+                "at ten times the price; set steps to 0 or adapter_blocks to 2"
             )
         if self.loss.dense > 0 and not self.loss.dense_blocks:
             raise ValueError("loss.dense is above 0 but loss.dense_blocks is empty")

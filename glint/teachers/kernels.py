@@ -26,6 +26,8 @@ CLEARLY_FASTER = 1.25
 """The margin keeps the choice, and with it every token's last bit, the same from run to run."""
 LEAST_COSINE = 0.995
 ROUNDS = 3
+EAGER_SCORES = 1 << 28
+"""Scores of a batch beyond which eager attention is not tried: 1 GiB in float32, twice that with the softmax."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +99,8 @@ def choose(kernels: Sequence[Kernel], seconds: Sequence[float], cosines: Sequenc
 
 def fastest_pass(teacher: FrozenTeacher, kernels: Sequence[Kernel], probe_BCZYX: Tensor) -> TeacherPass:
     """The teacher under the kernel that is fastest on `probe_BCZYX`, a batch of the size to come."""
+    if teacher.encoder.attention_scores * len(probe_BCZYX) > EAGER_SCORES:
+        kernels = [one for one in kernels if one.attention == "sdpa"] or kernels
     if len(kernels) == 1:
         return TeacherPass(teacher, kernels[0])
     passes = [TeacherPass(teacher, kernel) for kernel in kernels]

@@ -157,6 +157,12 @@ class SliceEncoder(TransformersEncoder):
     prefix: int
     """Tokens before the first patch: CLS and registers."""
 
+    @property
+    def attention_scores(self) -> int:
+        """Query-key pairs of one block and one volume, whose slices attend to themselves alone."""
+        slices, rows, columns = self.grid
+        return slices * self.heads * (self.prefix + rows * columns) ** 2
+
     def slices(self, volume_BCZYX: Tensor) -> Tensor:
         """(B, 3, Z, Y, X) → standardised (B · Z, 3, Y, X)."""
         return self.standardise(volume_BCZYX).transpose(1, 2).flatten(0, 1)  # type: ignore[no-any-return]

@@ -45,3 +45,14 @@ def test_what_the_configuration_fixes_is_not_measured(teacher, capsys):
     assert "pass" not in capsys.readouterr().err
     fastest_pass(teacher, candidates("auto", "sdpa"), torch.rand(1, 2, 8, 16, 12))
     assert "taking" in capsys.readouterr().err
+
+
+def test_eager_attention_is_not_tried_where_its_scores_would_fill_the_memory(teacher, monkeypatch, capsys):
+    volume = torch.rand(2, 2, 8, 16, 12)
+    assert teacher.encoder.attention_scores == 24 * 24
+    monkeypatch.setattr("glint.teachers.kernels.EAGER_SCORES", 2 * 24 * 24 - 1)
+    fastest_pass(teacher, candidates("auto", "auto"), volume)
+    assert "eager" not in capsys.readouterr().err
+    monkeypatch.setattr("glint.teachers.kernels.EAGER_SCORES", 2 * 24 * 24)
+    fastest_pass(teacher, candidates("auto", "auto"), volume)
+    assert "eager" in capsys.readouterr().err

@@ -1,9 +1,10 @@
 """Stages 03 and 04 on a thin-slice chest: time and memory, as ratios to the fastest tools in the same run.
 
 Usage: OMP_NUM_THREADS=1 python benchmarks/imaging.py [--slices 600] [--repeats 3] [--out benchmarks/results/imaging.md]
+       OMP_NUM_THREADS=1 python benchmarks/imaging.py --workers      # the gain of two workers alone, on a quiet machine
 
-CPU seconds are the least of the repeats (process_time of one process), so that a busy machine spoils little; wall
-seconds, which two workers need, it does spoil. The chest is synthetic, 512 x 512.
+CPU seconds are the least of the repeats (of this process and its children), taken in turns, so that a busy machine
+spoils little; wall seconds, which two workers need, it does spoil. The chest is synthetic, 512 x 512.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -84,13 +86,17 @@ def read_plainly(folder: Path) -> np.ndarray:
 
 
 def cpu_s(work: Callable[[], Any], repeats: int) -> float:
-    best = float("inf")
+    return in_turns({"": work}, repeats)[""]
+
+
+def in_turns(works: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Least CPU seconds of each work, children included; one turn runs all of them."""
+    best = dict.fromkeys(works, float("inf"))
     for _ in range(repeats):
-        before, inside = os.times(), time.process_time()
-        work()
-        after = os.times()
-        children = after.children_user + after.children_system - before.children_user - before.children_system
-        best = min(best, time.process_time() - inside + children)
+        for name, work in works.items():
+            before = os.times()
+            work()
+            best[name] = min(best[name], sum(os.times()[:4]) - sum(before[:4]))
     return best
 
 
@@ -145,13 +151,18 @@ def _memory_bytes(field: str) -> int:
 
 def child(kind: str, folder: Path) -> None:
     """Peak resident memory (bytes) beyond that before the volume was read, for one worker's work on one study."""
+    from glint.core.config.convert import ConvertConfig
     from glint.formats.nifti import read_nifti, write_nifti
+    from glint.prepare.convert import read_series
     from glint.prepare.resample import resample_volume
 
     before = _memory_bytes("VmRSS")
-    volume, matrix = read_nifti(folder / "volume.nii")
-    made = resample_volume(volume, matrix, **(MERLIN if kind == "merlin" else CT_CLIP))
-    write_nifti(folder / f"{kind}.nii", made.volume_ZYX, made.affine)
+    if kind == "convert":
+        made = read_series(folder / "dicom", ConvertConfig())
+        write_nifti(folder / "converted.nii", made.hu_ZYX, made.affine)
+    else:
+        on_grid = resample_volume(*read_nifti(folder / "volume.nii"), **(MERLIN if kind == "merlin" else CT_CLIP))
+        write_nifti(folder / f"{kind}.nii", on_grid.volume_ZYX, on_grid.affine)
     print(_memory_bytes("VmHWM") - before)
 
 
@@ -162,52 +173,152 @@ def memory_ratio(kind: str, folder: Path) -> float:
     return int(made.stdout.split()[-1]) / (folder / "volume.nii").stat().st_size
 
 
-def workers_gain(folder: Path, studies: int, repeats: int) -> tuple[float, float]:
-    """Wall seconds of one worker over those of two, and the load of the machine; the least of the repeats each."""
-    from glint.core.parallel import parallel_map
+def write_shard(folder: Path, dicom: Path, studies: int) -> Path:
+    """A stage-02 shard of so many studies, each of them the series in `dicom`."""
+    from glint.formats.manifest import manifest_frame, write_manifest
 
-    best = {1: float("inf"), 2: float("inf")}
-    for _ in range(repeats):
-        for workers in best:
-            started_s = time.perf_counter()
-            parallel_map(_one_study, [(folder, n) for n in range(studies)], workers=workers, description="workers")
-            best[workers] = min(best[workers], time.perf_counter() - started_s)
-    return best[1] / best[2], os.getloadavg()[0]
-
-
-def _one_study(given: tuple[Path, int]) -> None:
-    from glint.formats.nifti import read_nifti, write_nifti
-    from glint.prepare.resample import resample_volume
-
-    folder, number = given
-    made = resample_volume(*read_nifti(folder / "volume.nii"), **MERLIN)
-    write_nifti(folder / f"made{number}.nii", made.volume_ZYX, made.affine)
+    rows = []
+    (folder / "02").mkdir()
+    for number in range(studies):
+        (folder / "02" / f"s{number}").symlink_to(dicom)
+        rows.append(
+            {"study_id": f"s{number}", "patient_id": "p", "series_id": "r", "status": "ok", "path": f"s{number}"}
+            | {"input_digest": "0", "params_digest": "0"}
+        )
+    manifest = folder / "02" / "manifest.parquet"
+    write_manifest(manifest, manifest_frame(rows, "deidentify_images"), "deidentify_images")
+    return manifest
 
 
-def chain(folder: Path, dicom: Path, archival: bool) -> Callable[[], Any]:
-    """DICOM to the resampled volume on disk as stages 03 and 04 do it, both files written."""
+def both_stages(manifest: Path, workers: int) -> None:
+    """`glint convert` and `glint resample` of one shard, in this process or in `workers` of them."""
     from glint.core.config.convert import ConvertConfig
-    from glint.formats.dicom_series import read_series_headers, read_volume_hu
+    from glint.core.config.resample import ResampleConfig
+    from glint.prepare.convert import convert_shard
+    from glint.prepare.resample import resample_shard
+
+    folder = manifest.parents[1]
+    converted = folder / "03" / "manifest.parquet"
+    convert_shard(manifest, converted, ConvertConfig(), workers=workers)
+    resample_shard(converted, folder / "04" / "manifest.parquet", ResampleConfig(**MERLIN), workers=workers)
+
+
+def start_of_processes() -> None:
+    """What `both_stages` pays with two workers before any work: their start and their imports, twice."""
+    from glint.core.parallel import parallel_map
+    from glint.prepare.convert.geometry_gate import _refuse
+    from glint.prepare.resample import valid_mask
+
+    for nothing in (partial(_refuse, "one_slice"), partial(valid_mask, [0] * 6)):
+        parallel_map(partial(_nothing, nothing), range(8), workers=2, description="start")
+
+
+def _nothing(_function: Any, _item: int) -> None:
+    """Receives a function of the stage, so that its module is imported."""
+
+
+def workers_gain(slices: int, studies: int, repeats: int) -> str:
+    """Wall time of one worker over two on a shard, as a sentence; the least of the repeats each, in turns."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "dicom").mkdir()
+        write_dicom(folder / "dicom", chest_hu(slices))
+        manifest = write_shard(folder, folder / "dicom", studies)
+        load = os.getloadavg()[0]
+        works = {
+            "one": lambda: both_stages(manifest, 1),
+            "two": lambda: both_stages(manifest, 2),
+            "start": start_of_processes,
+        }
+        best = dict.fromkeys(works, float("inf"))
+        for _ in range(repeats):
+            for what, work in works.items():
+                started_s = time.perf_counter()
+                work()
+                best[what] = min(best[what], time.perf_counter() - started_s)
+    whole, without = best["one"] / best["two"], best["one"] / (best["two"] - best["start"])
+    return (
+        f"Two workers: {whole:.2f} times one over stages 03 and 04 of {studies} studies of {slices} slices (wall time, "
+        f"{best['one']:.1f} s and {best['two']:.1f} s); {without:.2f} without the start of the processes "
+        f"({best['start']:.1f} s for both stages, the same for a shard of any size). Load of the machine before: {load:.1f}."
+    )
+
+
+def chain(folder: Path, dicom: Path, *, shown: int) -> Callable[[], Any]:
+    """DICOM to the resampled volume on disk as stages 03 and 04 do it, both files written; dcm2niix is shown `shown`."""
+    from glint.core.config.convert import ConvertConfig
     from glint.formats.nifti import read_nifti, write_nifti
-    from glint.prepare.convert import read_series
-    from glint.prepare.convert.geometry_gate import pass_gate
-    from glint.prepare.convert.plausible_hu import require_plausible_hu
+    from glint.prepare import convert
+    from glint.prepare.convert import archival_check
     from glint.prepare.resample import resample_volume
+
+    second, least = convert.check_with_dcm2niix, archival_check.LEAST_SHOWN
 
     def run() -> Any:
-        if archival:
-            volume = read_series(dicom, ConvertConfig())
-            hu, matrix = volume.hu_ZYX, volume.affine
-        else:
-            stack = pass_gate(read_series_headers(dicom), ConvertConfig())
-            values = read_volume_hu(stack.headers)
-            require_plausible_hu(values, ConvertConfig())
-            hu, matrix = np.rint(values).astype(np.int16), stack.affine
-        write_nifti(folder / "03.nii", hu, matrix)
+        try:
+            archival_check.LEAST_SHOWN = shown
+            if shown == 0:
+                convert.check_with_dcm2niix = lambda *_, **__: None
+            volume = convert.read_series(dicom, ConvertConfig())
+        finally:
+            convert.check_with_dcm2niix, archival_check.LEAST_SHOWN = second, least
+        write_nifti(folder / "03.nii", volume.hu_ZYX, volume.affine)
         made = resample_volume(*read_nifti(folder / "03.nii"), **MERLIN)
         write_nifti(folder / "04.nii", made.volume_ZYX, made.affine)
 
     return run
+
+
+def read_by_dcm2niix(folder: Path, dicom: Path) -> None:
+    from glint.prepare.convert.archival_check import run_dcm2niix
+
+    with tempfile.TemporaryDirectory(dir=folder) as output:
+        run_dcm2niix(dicom, Path(output))
+
+
+def to_disk(folder: Path, repeats: int) -> list[str]:
+    """Rows of the table from DICOM to the resampled volume on disk."""
+    from glint.formats.nifti import read_nifti
+    from glint.prepare.convert.archival_check import LEAST_SHOWN
+    from glint.prepare.resample import resample_volume
+
+    dicom = folder / "dicom"
+    manifest = write_shard(folder, dicom, 1)
+    hu, matrix = read_nifti(folder / "volume.nii")
+    hu = np.array(hu)
+    rows = {
+        "gate, HU, all checks of the pixels, both files written, resampled; without dcm2niix": chain(
+            folder, dicom, shown=0
+        ),
+        f"stages 03 and 04: the same, dcm2niix agrees on {LEAST_SHOWN} slices or more": chain(
+            folder, dicom, shown=LEAST_SHOWN
+        ),
+        "the same, dcm2niix agrees on every slice, as it has to where a decoder was needed": chain(
+            folder, dicom, shown=10**9
+        ),
+        "the two commands: stages 03 and 04, SHA-256 of all that they read, manifests": lambda: both_stages(
+            manifest, 1
+        ),
+    }
+    bases = {
+        "bare pydicom": lambda: read_plainly(dicom),
+        "dcm2niix": lambda: read_by_dcm2niix(folder, dicom),
+        "resampler": lambda: resample_volume(hu, matrix, **MERLIN),
+    }
+    taken = in_turns({**bases, **rows}, repeats)
+    readers = {name: taken[name] for name in ("bare pydicom", "dcm2niix")}
+    reader = min(readers, key=readers.__getitem__)
+    total = readers[reader] + taken["resampler"]
+    return [
+        "",
+        "| DICOM to resampled volume on disk (Merlin's grid) | CPU s | to the sum |",
+        "|---|--:|--:|",
+        f"| fastest reader ({reader}; {', '.join(f'{name} {s:.2f}' for name, s in readers.items())}) + fastest antialiased "
+        f"resampler (GLINT), nothing checked or written | {readers[reader]:.2f} + {taken['resampler']:.2f} | 1 |",
+        *(f"| {what} | {taken[what]:.2f} | {taken[what] / total:.2f} |" for what in rows),
+        "",
+        "The sum writes no file, checks nothing and keeps no HU volume. Asked for: 1.3.",
+    ]
 
 
 def main() -> None:
@@ -215,11 +326,17 @@ def main() -> None:
     parser.add_argument("--slices", type=int, default=600)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--workers", action="store_true", help="measure the gain of two workers alone")
+    parser.add_argument("--workers-slices", type=int, default=300)
+    parser.add_argument("--studies", type=int, default=12)
     parser.add_argument("--child")
     parser.add_argument("--folder", type=Path)
     args = parser.parse_args()
     if args.child:
         child(args.child, args.folder)
+        return
+    if args.workers:
+        print(workers_gain(args.workers_slices, args.studies, args.repeats))
         return
     from glint.formats.nifti import write_nifti
 
@@ -236,7 +353,6 @@ def main() -> None:
         "|---|---|--:|--:|",
     ]
     hu = chest_hu(args.slices)
-    best_resampler = 0.0
     for name, grid in (("Merlin 3/1.5/1.5", MERLIN), ("4 mm", DEMO)):
         works = resamplers(hu, grid)
         if grid is MERLIN:
@@ -247,8 +363,6 @@ def main() -> None:
         }
         base = taken["MONAI Spacing, aliased"]
         lines += [f"| {name} | {what} | {seconds:.2f} | {seconds / base:.2f} |" for what, seconds in taken.items()]
-        if grid is MERLIN:
-            best_resampler = min(s for what, s in taken.items() if "aliased" not in what or "GLINT" in what)
         print("\n".join(lines[-len(taken) :]), flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -256,28 +370,15 @@ def main() -> None:
         write_dicom(folder / "dicom", hu)
         write_nifti(folder / "volume.nii", hu, affine())
         del hu
-        reader = cpu_s(lambda: read_plainly(folder / "dicom"), args.repeats)
-        lines += ["", "| DICOM to resampled volume on disk (Merlin's grid) | CPU s | to the sum |", "|---|--:|--:|"]
-        total = reader + best_resampler
-        lines.append(
-            f"| fastest reader (bare pydicom) + fastest antialiased resampler | {reader:.2f} + {best_resampler:.2f} | 1 |"
-        )
-        for what, archival in (
-            ("headers, gate, HU, plausibility, both files written, resampled", False),
-            ("stages 03 and 04 whole, with order of slices and dcm2niix as second opinion", True),
-        ):
-            seconds = cpu_s(chain(folder, folder / "dicom", archival), args.repeats if not archival else 1)
-            lines.append(f"| {what} | {seconds:.2f} | {seconds / total:.2f} |")
-        gain, load = workers_gain(folder, 12, 1)
-        lines += [
-            "",
-            f"Two workers: {gain:.2f} times one (wall time of 12 studies, start of the processes included; load of the machine {load:.1f}).",
-        ]
-        ratios = {kind: memory_ratio(kind, folder) for kind in ("merlin", "ct_clip")}
-        lines.append(
-            f"Peak memory of one worker beyond its imports, over the int16 volume: {ratios['merlin']:.2f} (Merlin), "
-            f"{ratios['ct_clip']:.2f} (CT-CLIP)."
-        )
+        lines += to_disk(folder, args.repeats)
+        ratios = {kind: memory_ratio(kind, folder) for kind in ("convert", "merlin", "ct_clip")}
+    lines += [
+        "",
+        "Peak memory of one worker beyond its imports, over the int16 volume (asked for: 4): "
+        f"{ratios['convert']:.2f} (stage 03), {ratios['merlin']:.2f} (stage 04, Merlin), {ratios['ct_clip']:.2f} (stage 04, CT-CLIP).",
+        "",
+        workers_gain(args.workers_slices, args.studies, 1),
+    ]
     text = "\n".join(lines) + "\n"
     print(text)
     if args.out:

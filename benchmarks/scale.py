@@ -33,6 +33,7 @@ from glint.core.config.demo import DemoConfig
 from glint.demo.patient import synthesise
 from glint.demo.people import make_patient, make_visitation
 from glint.demo.radiologist import write_report
+from glint.formats.manifest import manifest_frame, write_manifest
 
 ROOT = "1.2.826.0.1.3680043.10.999"
 BASE = 10_000_000  # numbers of equal length: the template's bytes are replaced in place
@@ -244,10 +245,10 @@ class Bench:
             frame.write_parquet(results / "images" / shard / "manifest.parquet")
         for shard in touched["reports"]:
             reports = pl.read_parquet(self.index / "reports" / shard / "reports.parquet")
-            count = pl.lit(0, dtype=pl.Int64)
-            frame = reports.select("study_id", "status", "reason", "text", num_replacements=count, **nothing)
+            rows = reports.select("study_id", "status", "reason", "text").rows(named=True)
             (results / "reports" / shard).mkdir(parents=True, exist_ok=True)
-            frame.write_parquet(results / "reports" / shard / "manifest.parquet")
+            frame = manifest_frame([{**row, "num_replacements": 0} for row in rows], "deidentify_reports")
+            write_manifest(results / "reports" / shard / "manifest.parquet", frame, "deidentify_reports")
 
 
 STAGES = ("01 images", "01 reports", "05 sections", "06 split")

@@ -9,6 +9,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ COVERED = "covered by the recipe"
 """Identity of an input whose content the recipe already speaks for, such as the configuration file."""
 RAW = "demo"
 """The stage whose outputs are raw input once they are there: a person may edit them, and is heard."""
+_HASHING_THREADS = min(8, os.cpu_count() or 1)
 STALE_S = 1.0
 """Modification time, in seconds since 1970, of an output that has to be made again: older than any input."""
 
@@ -95,7 +97,11 @@ def identity_of_output(output: Path, *, alone: bool) -> str:
     if not alone:
         return sha256_file(output)
     folder = output.parent
-    return digest([[path.relative_to(folder).as_posix(), sha256_file(path)] for path in _visible(folder)])
+    files = list(_visible(folder))
+    # Threads: hashing and reading release the interpreter's lock, and a shard's folder may hold tens of gigabytes.
+    with ThreadPoolExecutor(_HASHING_THREADS) as pool:
+        digests = pool.map(sha256_file, files)
+        return digest([[path.relative_to(folder).as_posix(), of] for path, of in zip(files, digests, strict=True)])
 
 
 def _identity_of_input(path: Path, made: Mapping[str, str]) -> str | None:

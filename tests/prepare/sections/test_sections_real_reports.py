@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from test_sections_polarity_suite import polarity_cases, wrong_polarities
 
 from glint.core.config.sections import SectionsConfig
 from glint.prepare.sections.shard import parse_report
@@ -70,3 +71,17 @@ def test_every_span_in_real_reports_round_trips(real_data):
         for row in findings:
             sentence = sentences[row["sentence_index"]]
             assert sentence["start"] <= row["start"] < row["end"] <= sentence["end"]
+
+
+def test_polarity_of_judged_real_sentences_and_of_the_suite_together(real_data):
+    judged = benchmark.judged_sentences(real_data)
+    assert len({sentence for sentence, *_ in judged}) >= 250
+    wrong = {sample: [] for *_, sample in judged}
+    for sentence, finding, polarity, sample in judged:
+        if benchmark.polarity_of(sentence, finding) != polarity:
+            wrong[sample].append((finding, polarity))
+    fresh = sum(sample == "fresh" for *_, sample in judged)
+    assert len(wrong["fresh"]) <= 0.08 * fresh, wrong["fresh"]
+    cases = polarity_cases()
+    mistaken = len(wrong_polarities()) + len(wrong["read"]) + len(wrong["fresh"])
+    assert mistaken <= 0.02 * (len(cases) + len(judged))

@@ -21,7 +21,19 @@ COMMANDS = (
     "evaluate",
 )
 """The stages, in order."""
-TOOLS = ("receipt", "commit", "status", "key", "pictures", "report-table", "report-view", "qc", "teachers", "compare")
+TOOLS = (
+    "receipt",
+    "commit",
+    "status",
+    "key",
+    "pictures",
+    "report-table",
+    "report-view",
+    "qc",
+    "teachers",
+    "compare",
+    "predict",
+)
 """What works across stages."""
 
 

@@ -185,6 +185,15 @@ def read_series_headers(folder: Path | str) -> list[SliceHeader]:
     paths = sorted(Path(folder).glob("*.dcm"))
     if not paths:
         raise InputError(f"{folder}: no *.dcm files; run the de-identification stage again")
+    return slice_headers(paths)
+
+
+def slice_headers(paths: Sequence[Path]) -> list[SliceHeader]:
+    """Headers of every slice in the files, in their order and by frame; pixels stay unread.
+
+    Raises:
+        Quarantine: `unreadable_header`, a file is not DICOM or ends within its header.
+    """
     headers: list[SliceHeader] = []
     for number, path in enumerate(paths, 1):
         try:

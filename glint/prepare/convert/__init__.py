@@ -55,7 +55,15 @@ def read_series(folder: Path, config: ConvertConfig) -> Volume:
         Quarantine: with the reason of the first check that fails.
         InputError: no such folder, or no `*.dcm` in it.
     """
-    stack = pass_gate(read_series_headers(folder), config)
+    return read_stack(pass_gate(read_series_headers(folder), config), config)
+
+
+def read_stack(stack: Stack, config: ConvertConfig) -> Volume:
+    """The pixels of slices that passed the gate, checked and cross-checked.
+
+    Raises:
+        Quarantine: with the reason of the first check that fails.
+    """
     hu = read_volume_hu(stack.headers)
     padding = padding_mask(stack.headers, hu, config)
     upright, _ = reorient(hu, stack.affine)

@@ -21,9 +21,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", type=Path, required=True, help="manifest of stage 06")
     parser.add_argument("--teacher", type=Path, required=True, help="folder of stage 07")
     parser.add_argument("--features", type=Path, nargs="+", required=True, help="manifests of stage 08")
-    parser.add_argument(
-        "--arm", choices=("glint", "global_pooling"), default="glint", help="the method, or the CLIP-style baseline"
-    )
     parser.add_argument("--state", type=Path, required=True, help="folder of resumable states, one per configuration")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write; it is made whole")
     parser.add_argument(
@@ -67,19 +64,17 @@ def run(args: argparse.Namespace) -> None:
     teacher, record = load_teacher(args.teacher)
     fingerprint = files.fingerprint(teacher_sha256=record.sha256)
     values = config.model_dump(mode="json")
-    key = digest({"arm": args.arm, "config": values, "code": code_digest("glint.cli.train"), "made_from": fingerprint})
+    key = digest({"config": values, "code": code_digest("glint.cli.train"), "made_from": fingerprint})
     sets = read_study_sets(files, config, teacher=record)
     training, validation = sets["train"], sets.get("validation")
-    model = new_model(
-        config, arm=args.arm, teacher=teacher, sentence_encoder=load_sentence_encoder(config.text), training=training
-    )
+    model = new_model(config, teacher=teacher, sentence_encoder=load_sentence_encoder(config.text), training=training)
     state = args.state / key[:16]
     with ranks_of_this_job() as ranks:
         model.to(ranks.device(config.device))
         if ranks.first:
             shared = f", shared by {ranks.size} processes" if ranks.size > 1 else ""
             log(
-                f"train {args.arm}: {len(training)} studies, {len(set(training.queries.texts))} different sentences{shared}, on {model.device.type}"
+                f"train {args.out.name}: {len(training)} studies, {len(set(training.queries.texts))} different sentences{shared}, on {model.device.type}"
             )
         finished = train(
             model,

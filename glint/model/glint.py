@@ -10,34 +10,37 @@ from torch import Tensor, nn
 
 from glint.core.config.train import TrainConfig
 from glint.formats.checkpoint import Calibration, Preprocessing
-from glint.model.alignment import Alignment, Comparison, comparison_of, global_alignment, pool_evidence
+from glint.model.alignment import Alignment, Comparison, comparison_of
 from glint.model.blocked_gate import GateArguments, PairLoss, compare_recomputing, one_pass_loss
 from glint.model.gate import Gate, PatchTokens, TextQueries, unit
+from glint.model.pooling import POOLINGS, ConditionedPooling
 from glint.model.student import Student
 from glint.model.text_encoder import SentenceEncoder, TextEncoder
 
-Arm = Literal["glint", "global_pooling"]
 GateMode = Literal["reference", "recompute", "one_pass"]
 LARGE_MATRIX = 2**22
 """Gates of a batch above which opening them twice beats holding them."""
-ARMS: tuple[Arm, ...] = ("glint", "global_pooling")
 
 
 class Glint(nn.Module):
     """Student, text encoder, gate and the temperatures of the losses.
 
-    Arm `glint` scores by gated evidence, `global_pooling` by the mean token (the CLIP-style baseline); all else is shared.
+    What `train.model.pooling` names makes the score: gated evidence, or a baseline in its place; all else is shared.
     A model from a checkpoint folder also knows how its input is made (`preprocessing`), what turns its scores and gates into
     probabilities and masks (`calibration`) and the sentences of its findings (`label_prompts`).
     """
 
+    gate: Gate
+    null_D: nn.Parameter
+    sigmoid_bias: nn.Parameter
+    conditioned: ConditionedPooling
     preprocessing: Preprocessing | None
     calibration: Calibration | None
     label_prompts: dict[str, dict[str, str]]
 
-    def __init__(self, config: TrainConfig, *, arm: Arm, student: Student, sentence_encoder: SentenceEncoder) -> None:
+    def __init__(self, config: TrainConfig, *, student: Student, sentence_encoder: SentenceEncoder) -> None:
         super().__init__()
-        self.config, self.arm = config, arm
+        self.config, self.pooling = config, POOLINGS[config.model.pooling]
         self.preprocessing, self.calibration, self.label_prompts = None, None, {}
         model, loss, width = config.model, config.loss, student.encoder.width
         self.student = student
@@ -60,6 +63,8 @@ class Glint(nn.Module):
             scale_max=model.scale_max,
             bias_init=-math.log(patches) if model.bias_init is None else model.bias_init,
         )
+        if model.pooling == "conditioned":
+            self.conditioned = ConditionedPooling(model.value_width, model.attention_heads)
         self.log_inverse_temperature = nn.Parameter(torch.tensor(-math.log(loss.temperature_init)))
         self.log_sigmoid_scale = nn.Parameter(torch.tensor(math.log(loss.sigmoid_scale_init)))
         self.sigmoid_bias = nn.Parameter(torch.tensor(loss.sigmoid_bias_init))
@@ -130,23 +135,12 @@ class Glint(nn.Module):
         """
         weight_BP = patch_weight_BP.to(tokens.value_BPD.dtype)
         with torch.autocast(weight_BP.device.type, enabled=False):  # a posterior of 1 / P has no digits in bfloat16
-            if self.arm == "global_pooling":
-                return global_alignment(queries, tokens, weight_BP, scale=self.sigmoid_scale, bias=self.sigmoid_bias)
-            logits_TBP = self.gate(queries, tokens)
-            return pool_evidence(
-                logits_TBP,
-                queries,
-                tokens,
-                weight_BP,
-                self.null_D,
-                null_weight=self.config.model.null_weight,
-                bias=self.gate.bias,
-            )
+            return self.pooling.align(self, queries, tokens, weight_BP)
 
     def gate_mode(self, num_sentences: int, patch_weight_BP: Tensor) -> GateMode:
         """How a training step forms the gate's gradients; `auto` by the loss and by the size of the matrix."""
         chosen = self.config.model.gate
-        if self.arm != "glint":
+        if not self.pooling.gated:
             return "reference"
         if chosen != "auto":
             return chosen

@@ -10,7 +10,7 @@ from glint.core.config.train import TrainConfig
 from glint.core.errors import InputError
 from glint.core.prompts import finding_prompt
 from glint.formats.checkpoint import TEXT_FOLDER, Calibration, Checkpoint, Preprocessing, read_checkpoint
-from glint.model.glint import ARMS, Arm, Glint
+from glint.model.glint import Glint
 from glint.model.student import Student
 from glint.model.text_encoder import SentenceEncoder, TransformerSentenceEncoder
 from glint.teachers.registry import build_encoder, description_of
@@ -28,9 +28,10 @@ def label_prompts(findings: Sequence[str]) -> dict[str, dict[str, str]]:
 
 def calibration_of(model: Glint) -> Calibration:
     """What training itself knows: the sigmoid loss fits scale and bias; a mask opens where the evidence outweighs the prior."""
-    bias = model.gate.bias if model.arm == "glint" else model.sigmoid_bias
     return Calibration(
-        score_scale=model.sigmoid_scale.item(), score_bias=model.sigmoid_bias.item(), mask_offset=-bias.item()
+        score_scale=model.sigmoid_scale.item(),
+        score_bias=model.sigmoid_bias.item(),
+        mask_offset=-model.pooling.bias(model).item(),
     )
 
 
@@ -44,7 +45,6 @@ def checkpoint_of(
     config = {
         "model_type": MODEL_TYPE,
         "architectures": ["Glint"],
-        "arm": model.arm,
         "encoder": description_of(model.student.encoder),
         "train": trained_with,
     }
@@ -72,14 +72,11 @@ def load_glint(folder: Path | str, *, sentence_encoder: SentenceEncoder | None =
     checkpoint = read_checkpoint(Path(folder))
     try:
         config = TrainConfig.model_validate(checkpoint.config["train"], strict=False)
-        arm: Arm = checkpoint.config["arm"]
-        if arm not in ARMS:
-            raise ValueError(f"unknown arm {arm!r}")
         student = Student(build_encoder(checkpoint.config["encoder"]), adapter_blocks=config.model.adapter_blocks)
         sentence_encoder = sentence_encoder or TransformerSentenceEncoder(
             str(Path(folder) / TEXT_FOLDER), max_tokens=config.text.max_tokens, weights=not config.text.trainable
         ).requires_grad_(config.text.trainable)
-        model = Glint(config, arm=arm, student=student, sentence_encoder=sentence_encoder)
+        model = Glint(config, student=student, sentence_encoder=sentence_encoder)
         model.load_state_dict(dict(checkpoint.tensors), strict=True)
     except (InputError, ValidationError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
         raise InputError(

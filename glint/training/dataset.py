@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from glint.core.config.train import AugmentConfig, SentenceConfig, TrainConfig
 from glint.core.prompts import finding_prompt
+from glint.core.relations import NEGATIVE, POSITIVE
 from glint.core.seeds import generator
 from glint.prepare.resample import window_channels
 from glint.prepare.sections.sentence_classes import (
@@ -150,9 +151,12 @@ def make_batch(
     rows = batch_rows(studies=len(studies), batch_size=config.batch_size, step=step, seed=seed, repeats_B=repeats_B)
     queries = studies.queries
     candidates = np.flatnonzero(np.isin(queries.study, rows))
-    asked = sentence_draw(queries.unique(candidates), limit=sentences.per_batch, step=step, seed=seed)
-    taken = queries.take(asked)
-    relation_TB = pair_relations(taken, studies.statements.take(rows))
+    asked = queries.unique(candidates) if sentences.classes else candidates[queries.usable[candidates]]
+    taken = queries.take(sentence_draw(asked, limit=sentences.per_batch, step=step, seed=seed))
+    if sentences.classes:
+        relation_TB = pair_relations(taken, studies.statements.take(rows))
+    else:
+        relation_TB = np.where(taken.study[:, None] == rows[None, :], POSITIVE, NEGATIVE).astype(np.int8)
     part = ranks.part(len(rows))
     own = rows[part]
     volume_BCZYX = None

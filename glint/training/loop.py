@@ -257,7 +257,12 @@ def train(
     if resumed and run.step < steps and not run.over and ranks.first:
         log(f"training goes on from step {run.step} of {steps}")
     model.train()
-    ticker = Ticker(f"train {model.arm}", done=run.step, total=steps, batch_size=min(config.batch_size, len(training)))
+    ticker = Ticker(
+        f"train, pooling by {config.model.pooling}",
+        done=run.step,
+        total=steps,
+        batch_size=min(config.batch_size, len(training)),
+    )
     warned: set[str] = set()
     try:
         with stop_request(limit) as request, trackers(config.log_to if ranks.first else (), state, run.curves) as track:

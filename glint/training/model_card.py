@@ -84,7 +84,7 @@ def model_card(
     text = environment.get_template("model_card.md.jinja").render(
         modality={"ct": "chest CT", "cxr": "chest X-ray"}[preprocessing.modality],
         modality_tag=preprocessing.modality,
-        arm=model.arm,
+        pooling=config.model.pooling,
         example=findings[0].replace("_", " ") if findings else "a nodule",
         volume=preprocessing.volume,
         windows=[f"{low:g} to {high:g}" for low, high in preprocessing.windows],

@@ -10,7 +10,7 @@ from glint.core.config.train import ModelConfig, TrainConfig
 from glint.core.errors import ConfigError
 from glint.core.seeds import derived_seed
 from glint.formats.checkpoint import Preprocessing
-from glint.model.glint import Arm, Glint
+from glint.model.glint import Glint
 from glint.model.low_rank import add_low_rank
 from glint.model.student import Student
 from glint.model.text_encoder import SentenceEncoder
@@ -21,13 +21,13 @@ WHITENING_TOKENS = 100_000
 
 
 def new_model(
-    config: TrainConfig, *, arm: Arm, teacher: FrozenTeacher, sentence_encoder: SentenceEncoder, training: StudySet
+    config: TrainConfig, *, teacher: FrozenTeacher, sentence_encoder: SentenceEncoder, training: StudySet
 ) -> Glint:
     """The model at step 0, the same for the same seed and data. Leaves the global generator as it found it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(config.seed, "model"))
         student = Student.from_teacher(teacher.encoder, adapter_blocks=config.model.adapter_blocks)
-        model = Glint(config, arm=arm, student=student, sentence_encoder=sentence_encoder)
+        model = Glint(config, student=student, sentence_encoder=sentence_encoder)
         model.text.fit_standardisation(training.queries.texts)
         last = model.student.encoder.depth - 1
         if config.model.whiten_ridge is not None:

@@ -73,11 +73,11 @@ class StepResult:
     numbers: dict[str, float]
 
 
-def unique_sentences(sentences: Sequence[str]) -> list[int]:
-    """Rows of the first occurrence of each text, so that a repeated text neither counts twice nor costs twice."""
-    first: dict[str, int] = {}
-    for row, sentence in enumerate(sentences):
-        first.setdefault(sentence, row)
+def unique_sentences(sentences: Sequence[str], relation_TB: Tensor) -> list[int]:
+    """Rows of the first occurrence of each text with its relations, so that a repeated text neither counts twice nor costs twice."""
+    first: dict[tuple[str, bytes], int] = {}
+    for row, (sentence, codes) in enumerate(zip(sentences, relation_TB.cpu().numpy(), strict=True)):
+        first.setdefault((sentence, codes.tobytes()), row)
     return list(first.values())
 
 
@@ -124,7 +124,7 @@ def training_step(
             tokens = model.encode_volume(batch.volume_BCZYX, layers=batch.teacher.keys())
     total = torch.zeros(())
     numbers: dict[str, float] = {}
-    rows = unique_sentences(batch.sentences)
+    rows = unique_sentences(batch.sentences, batch.relation_TB)
     if rows:
         if queries is None:
             queries = encoded_sentences(model, batch, rows)
@@ -143,7 +143,7 @@ def loss_weights(model: Glint, progress: float) -> dict[str, float]:
     config = model.config.loss
     # Without weight the sigmoid loss still fits its scale and bias, on scores that it does not move.
     weights = {"contrastive": config.contrastive, "sigmoid": config.sigmoid or 1.0}
-    if model.arm == "glint":
+    if model.pooling.gated:
         weights["area"] = area_weight(config, progress)
         if config.evidence > 0:
             weights["evidence"] = config.evidence
@@ -164,7 +164,7 @@ def pair_local_terms(
     config = model.config.loss
     judged_TB = compared.score_TB if config.sigmoid > 0 else compared.score_TB.detach()
     terms = {"sigmoid": sigmoid_loss(judged_TB, relation_TB, scale=scale, bias=bias, counts=counts)}
-    if model.arm == "glint":
+    if model.pooling.gated:
         gate_TB = mean_gate(compared.gate_mass_TB, patch_sum_B)
         terms["area"] = area_loss(gate_TB, relation_TB, area_max=config.area_max, counts=counts)
         terms["evidence"] = evidence_loss(
@@ -214,7 +214,7 @@ def _alignment_terms(
         "contrastive": contrastive_loss(gathered.score_TB, relation_TB, inverse_temperature=model.inverse_temperature)
     } | pair_local_terms(model, gathered, patch_sum_B, relation_TB, counts, scale=scale, bias=bias)
     numbers = {name: float(term.detach()) for name, term in terms.items() if name in weights}
-    if model.arm == "glint":
+    if model.pooling.gated:
         gate_TB = mean_gate(gathered.gate_mass_TB.detach(), patch_sum_B)
         numbers["gate_density_positive"] = _mean(gate_TB[relation_TB == POSITIVE])
         numbers["gate_density_other"] = _mean(gate_TB[relation_TB != POSITIVE])

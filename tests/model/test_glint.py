@@ -1,4 +1,4 @@
-"""The assembled model: its two patch spaces, its whitened start, its two arms."""
+"""The assembled model: its two patch spaces, its whitened start, its poolings."""
 
 import numpy as np
 import pytest
@@ -6,17 +6,18 @@ import torch
 from sentence_stub import BagOfWords
 
 from glint.core.config.train import ModelConfig, TrainConfig
-from glint.model.glint import ARMS, Arm, Glint
+from glint.model.glint import Glint
+from glint.model.pooling import POOLINGS
 from glint.model.student import Student
 from glint.teachers.vjepa import EncoderConfig, VisionTransformer3D
 
 ENCODER = EncoderConfig(volume_zyx=(16, 16, 24), patch_zyx=(8, 8, 8), width=48, depth=2, heads=1)
 
 
-def make_model(arm: Arm = "glint") -> Glint:
+def make_model(pooling: str = "gate") -> Glint:
     torch.manual_seed(0)
-    config = TrainConfig(model=ModelConfig(value_width=16, gate_width=8))
-    return Glint(config, arm=arm, student=Student(VisionTransformer3D(ENCODER)), sentence_encoder=BagOfWords())
+    config = TrainConfig(model=ModelConfig(value_width=16, gate_width=8, pooling=pooling))
+    return Glint(config, student=Student(VisionTransformer3D(ENCODER)), sentence_encoder=BagOfWords())
 
 
 def test_patches_enter_both_spaces_through_norm_and_map() -> None:
@@ -50,15 +51,17 @@ def test_whitened_heads_are_not_ruled_by_one_loud_axis() -> None:
     assert whitened < 0.1
 
 
-@pytest.mark.parametrize("arm", ARMS)
-def test_both_arms_answer_with_the_same_fields(arm: Arm) -> None:
-    model = make_model(arm)
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_every_pooling_answers_with_the_same_fields(pooling: str) -> None:
+    model = make_model(pooling)
     found = model.score(
         model.encode_volume(torch.rand(2, 3, 16, 16, 24)), model.encode_text(["a b", "c", "d"]), torch.ones(2, 12)
     )
     assert found.score_TB.shape == found.gate_mass_TB.shape == (3, 2)
     assert found.gate_logits_TBP.shape == (3, 2, 12)
-    scale = model.gate.scale if arm == "glint" else model.sigmoid_scale
-    cosine_TBP = (found.gate_logits_TBP - found.bias) / scale
-    assert cosine_TBP.abs().max() <= 1 + 1e-6
+    assert found.bias.item() == model.pooling.bias(model).item()
+    if pooling != "conditioned":  # its keys are not of unit length
+        scales = {"mean": model.sigmoid_scale, "softmax_similarity": model.inverse_temperature}
+        cosine_TBP = (found.gate_logits_TBP - found.bias) / scales.get(pooling, model.gate.scale)
+        assert cosine_TBP.abs().max() <= 1 + 1e-6
     assert found.score_TB.abs().max() <= 1 + 1e-6

@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 from synthetic import FINDINGS, small_model, small_teacher, study_set
 
 from glint.core.config.train import AugmentConfig, LossConfig, ModelConfig, OptimizerConfig, TrainConfig
-from glint.model.glint import Arm
 from glint.training import loop
 from glint.training.distributed import ALONE, Ranks, ranks_of_this_job
 from glint.training.loop import Run, train
@@ -33,11 +32,11 @@ CONFIG = TrainConfig(
 )
 
 
-def shared_run(state: Path, *, arm: Arm, ranks: Ranks = ALONE) -> Run:
+def shared_run(state: Path, *, pooling: str, ranks: Ranks = ALONE) -> Run:
     training, _ = study_set(12, teacher=small_teacher())
     validation, _ = study_set(8, seed=1)
     return train(
-        small_model(CONFIG, training, arm=arm),
+        small_model(CONFIG, training, pooling=pooling),
         training,
         config=CONFIG,
         state=state,
@@ -67,8 +66,6 @@ if __name__ == "__main__":
     if len(sys.argv) > 3 and rank == "1":
         signal_during(int(sys.argv[3]))
     with ranks_of_this_job() as these:
-        finished = shared_run(
-            folder / "state", arm="global_pooling" if chosen == "global_pooling" else "glint", ranks=these
-        )
+        finished = shared_run(folder / "state", pooling=chosen, ranks=these)
         save_file(finished.model.state_dict(), folder / f"{rank}.safetensors")
         (folder / f"{rank}.json").write_text(json.dumps(finished.curves))

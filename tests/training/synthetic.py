@@ -6,7 +6,7 @@ import torch
 from sentence_stub import BagOfWords
 
 from glint.core.config.train import SentenceConfig, TrainConfig
-from glint.model.glint import Arm, Glint
+from glint.model.glint import Glint
 from glint.prepare.resample import window_channels
 from glint.prepare.sections.sentence_classes import sentence_class
 from glint.teachers.registry import FrozenTeacher
@@ -84,5 +84,7 @@ def small_teacher() -> FrozenTeacher:
     return FrozenTeacher(VisionTransformer3D(ENCODER))
 
 
-def small_model(config: TrainConfig, training: StudySet, *, arm: Arm = "glint") -> Glint:
-    return new_model(config, arm=arm, teacher=small_teacher(), sentence_encoder=BagOfWords(), training=training)
+def small_model(config: TrainConfig, training: StudySet, *, pooling: str | None = None) -> Glint:
+    if pooling is not None:
+        config = config.model_copy(update={"model": config.model.model_copy(update={"pooling": pooling})})
+    return new_model(config, teacher=small_teacher(), sentence_encoder=BagOfWords(), training=training)

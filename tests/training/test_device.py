@@ -10,7 +10,8 @@ from synthetic import GRID, PATCHES, small_model, small_teacher, study_set
 from glint.core.config.train import LossConfig, ModelConfig, TrainConfig
 from glint.losses.dense_feature import dense_feature_loss
 from glint.model.gate import TextQueries
-from glint.model.glint import Arm, Glint
+from glint.model.glint import Glint
+from glint.model.pooling import POOLINGS
 from glint.training.dataset import StudySet, make_batch
 from glint.training.distributed import ALONE
 
@@ -37,9 +38,9 @@ def step_elsewhere(model: Glint) -> torch.Tensor:
     return dense + found.score_TB.sum() + found.gate_logits_TBP.sum()
 
 
-@pytest.mark.parametrize("arm", ["glint", "global_pooling"])
-def test_forward_and_backward_pass_run_where_the_weights_lie(arm: Arm, training: StudySet) -> None:
-    model = small_model(CONFIG, training, arm=arm).to(ELSEWHERE)
+@pytest.mark.parametrize("pooling", list(POOLINGS))
+def test_forward_and_backward_pass_run_where_the_weights_lie(pooling: str, training: StudySet) -> None:
+    model = small_model(CONFIG, training, pooling=pooling).to(ELSEWHERE)
     total = step_elsewhere(model)
     total.backward()
     assert model.device == total.device == ELSEWHERE

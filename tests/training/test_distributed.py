@@ -14,13 +14,12 @@ from shared_run import CONFIG, shared_run
 
 from glint.core.config.train import AugmentConfig
 from glint.core.errors import ConfigError, InputError
-from glint.model.glint import Arm
 from glint.training.dataset import photometric
 from glint.training.distributed import Ranks
 from glint.training.launch import meeting_port, torchrun_command
 
 SCRIPT = Path(__file__).with_name("shared_run.py")
-ARMS: tuple[Arm, ...] = ("glint", "global_pooling")
+POOLINGS = ("gate", "mean")
 
 
 def torchrun(folder: Path, *arguments: str, processes: int) -> subprocess.Popen[str]:
@@ -36,8 +35,8 @@ def torchrun(folder: Path, *arguments: str, processes: int) -> subprocess.Popen[
     )
 
 
-@pytest.fixture(scope="module", params=ARMS)
-def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Arm, Path]:
+@pytest.fixture(scope="module", params=POOLINGS)
+def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """A run of two processes, started by torchrun as on a cluster."""
     folder = tmp_path_factory.mktemp("shared")
     process = torchrun(folder, request.param, processes=2)
@@ -46,18 +45,18 @@ def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return request.param, folder
 
 
-def test_both_processes_end_with_the_same_weights_bit_for_bit(shared: tuple[Arm, Path]) -> None:
+def test_both_processes_end_with_the_same_weights_bit_for_bit(shared: tuple[str, Path]) -> None:
     first, second = (load_file(shared[1] / f"{rank}.safetensors") for rank in (0, 1))
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
-def test_two_processes_take_the_steps_of_one_up_to_the_order_of_sums(shared: tuple[Arm, Path], tmp_path: Path) -> None:
+def test_two_processes_take_the_steps_of_one_up_to_the_order_of_sums(shared: tuple[str, Path], tmp_path: Path) -> None:
     """Oracle: one process with the whole batch. A lost negative, a gradient counted twice or a volume drawn with other
     noise moves the losses in the second digit.
     """
     torch.set_num_threads(1)
-    arm, folder = shared
-    alone = shared_run(tmp_path, arm=arm)
+    pooling, folder = shared
+    alone = shared_run(tmp_path, pooling=pooling)
     rows = json.loads((folder / "0.json").read_text())
     assert len(rows) == len(alone.curves) == CONFIG.head_steps + CONFIG.steps
     for row, expected in zip(rows, alone.curves, strict=True):
@@ -69,21 +68,21 @@ def test_two_processes_take_the_steps_of_one_up_to_the_order_of_sums(shared: tup
         assert torch.allclose(weights[name], tensor, rtol=1e-3, atol=1e-4), name
 
 
-def test_only_the_first_process_writes_and_keeps_curves(shared: tuple[Arm, Path]) -> None:
+def test_only_the_first_process_writes_and_keeps_curves(shared: tuple[str, Path]) -> None:
     assert json.loads((shared[1] / "1.json").read_text()) == []
     assert [path.name for path in (shared[1] / "state").iterdir()] == ["state.safetensors"]
 
 
 def test_one_process_told_to_stop_takes_the_other_along_and_both_go_on_to_the_same_weights(
-    shared: tuple[Arm, Path], tmp_path: Path
+    shared: tuple[str, Path], tmp_path: Path
 ) -> None:
     """SIGUSR1 to the second process alone, which neither saves nor reports."""
-    arm, undisturbed = shared
-    process = torchrun(tmp_path, arm, "2", processes=2)
+    pooling, undisturbed = shared
+    process = torchrun(tmp_path, pooling, "2", processes=2)
     said, _ = process.communicate(timeout=300)
     assert process.returncode != 0 and "stopped at step 3 of 6 (another process was asked to)" in said, said
     assert not (tmp_path / "0.safetensors").exists()
-    process = torchrun(tmp_path, arm, processes=2)
+    process = torchrun(tmp_path, pooling, processes=2)
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 0 and "goes on from step 3" in said, said
     expected, found = (load_file(folder / "0.safetensors") for folder in (undisturbed, tmp_path))

@@ -8,10 +8,11 @@ import torch
 from synthetic import FINDINGS, small_model, small_teacher, study_set
 
 from glint.core.config.train import AugmentConfig, LossConfig, ModelConfig, SentenceConfig, TrainConfig
-from glint.model.glint import Arm
+from glint.model.pooling import POOLINGS
 from glint.training.dataset import StudySet, make_batch, photometric
+from glint.training.distributed import ALONE, Ranks
 from glint.training.sampler import batch_rows, sentence_draw
-from glint.training.step import Batch, training_step
+from glint.training.step import Batch, training_step, unique_sentences
 
 CONFIG = TrainConfig(
     batch_size=4,
@@ -31,8 +32,8 @@ def batch(studies: StudySet) -> Batch:
     return make_batch(studies, CONFIG, step=0, blocks=(1,))
 
 
-def loss_of(batch: Batch, studies: StudySet, arm: Arm = "glint") -> tuple[float, dict[str, float]]:
-    model = small_model(CONFIG, studies, arm=arm)
+def loss_of(batch: Batch, studies: StudySet, pooling: str | None = None) -> tuple[float, dict[str, float]]:
+    model = small_model(CONFIG, studies, pooling=pooling)
     result = training_step(model, batch, progress=0.5, gram_generator=torch.Generator().manual_seed(0))
     if result.total.requires_grad:
         result.total.backward()
@@ -41,17 +42,19 @@ def loss_of(batch: Batch, studies: StudySet, arm: Arm = "glint") -> tuple[float,
     return float(result.total.detach()), result.numbers
 
 
-@pytest.mark.parametrize("arm", ["glint", "global_pooling"])
-def test_repeating_the_texts_leaves_the_loss_as_it_is(arm: Arm, batch: Batch, studies: StudySet) -> None:
+@pytest.mark.parametrize("pooling", list(POOLINGS))
+def test_repeating_the_texts_leaves_the_loss_as_it_is(pooling: str, batch: Batch, studies: StudySet) -> None:
     twice = replace(batch, sentences=batch.sentences * 2, relation_TB=torch.cat([batch.relation_TB, batch.relation_TB]))
-    assert loss_of(twice, studies, arm)[0] == pytest.approx(loss_of(batch, studies, arm)[0], rel=1e-6)
+    assert loss_of(twice, studies, pooling)[0] == pytest.approx(loss_of(batch, studies, pooling)[0], rel=1e-6)
 
 
-@pytest.mark.parametrize("arm", ["glint", "global_pooling"])
+@pytest.mark.parametrize("pooling", list(POOLINGS))
 @pytest.mark.parametrize("relation", [-1, 0, 1, 2])
-def test_one_sided_and_ignored_batches_stay_finite(arm: Arm, relation: int, batch: Batch, studies: StudySet) -> None:
+def test_one_sided_and_ignored_batches_stay_finite(
+    pooling: str, relation: int, batch: Batch, studies: StudySet
+) -> None:
     one_sided = replace(batch, relation_TB=torch.full_like(batch.relation_TB, relation))
-    total, _ = loss_of(one_sided, studies, arm)
+    total, _ = loss_of(one_sided, studies, pooling)
     assert np.isfinite(total)
 
 
@@ -159,9 +162,36 @@ def test_a_small_batch_holds_its_gates_and_a_large_one_opens_them_again(studies:
     assert model.gate_mode(10, torch.ones(4, 36)) == "reference"
     assert model.gate_mode(1000, torch.ones(64, 1024)) == "recompute"
     assert small_model(LOCAL, studies).gate_mode(10, torch.ones(4, 36)) == "one_pass"
-    assert small_model(LOCAL, studies, arm="global_pooling").gate_mode(10, torch.ones(4, 36)) == "reference"
+    assert small_model(LOCAL, studies, pooling="mean").gate_mode(10, torch.ones(4, 36)) == "reference"
 
 
 def test_one_pass_with_a_loss_over_all_pairs_is_refused() -> None:
     with pytest.raises(ValueError, match="one_pass"):
         TrainConfig(model=ModelConfig(gate="one_pass"))
+
+
+def test_two_halves_of_a_batch_have_the_mean_gradient_of_the_whole_in_one_pass(
+    batch: Batch, studies: StudySet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Ranks, "gather", lambda self, local_TB: local_TB.repeat(1, self.size))  # only its shape is read
+    monkeypatch.setattr(Ranks, "part", lambda self, size: slice(self.rank * size // 2, (self.rank + 1) * size // 2))
+    found = []
+    for ranks in (ALONE, Ranks(rank=0, size=2), Ranks(rank=1, size=2)):
+        own = slice(None) if ranks is ALONE else ranks.part(4)
+        half = replace(
+            batch, volume_BCZYX=batch.volume_BCZYX[own], patch_weight_BP=batch.patch_weight_BP[own], teacher={}
+        )
+        model = small_model(LOCAL, studies)
+        training_step(model, half, progress=0.5, gram_generator=torch.Generator(), ranks=ranks).total.backward()
+        found.append({name: one.grad for name, one in model.named_parameters() if one.grad is not None})
+    whole, *halves = found
+    for name, grad in whole.items():
+        torch.testing.assert_close((halves[0][name] + halves[1][name]) / 2, grad, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_without_classes_a_sentence_belongs_to_its_own_study_alone(studies: StudySet) -> None:
+    apart = CONFIG.model_copy(update={"batch_size": 12, "sentences": SentenceConfig(classes=False)})
+    batch = make_batch(studies, apart, step=0)
+    assert (batch.relation_TB == 1).sum(dim=1).tolist() == [1] * len(batch.sentences)
+    assert set(batch.relation_TB.unique().tolist()) == {0, 1}
+    assert len(unique_sentences(batch.sentences, batch.relation_TB)) == len(batch.sentences) > len(set(batch.sentences))

@@ -33,7 +33,7 @@ rule train:
         ),
     shell:
         recorded(
-            "{params.launcher} python -m glint train --arm {wildcards.arm} --resampled {input.resampled} "
+            "{params.launcher} python -m glint train --resampled {input.resampled} "
             "--sections {input.sections} --split {input.split} --teacher {params.teacher} "
             "--features {input.features} --state {params.state} --out {params.out} {params.limit} "
             "--preparation {params.preparation:q} {params.synthetic} "

@@ -66,6 +66,12 @@ class ModelConfig(StageConfig):
         description="heads start as random maps of whitened teacher tokens, whose few loud axes would drown a lesion; "
         "smallest share of the largest variance that is still raised to 1; null: plain random heads",
     )
+    pooling: Literal["gate", "mean", "softmax_similarity", "softmax_gate", "conditioned"] = Field(
+        default="gate",
+        description="gate: the method; mean: CLIP-style; softmax_similarity: RadZero's softmax of cos / tau; softmax_gate: the gate's "
+        "logits, softmax in place of the sigmoid; conditioned: FLAIR-style cross-attention with an empty slot",
+    )
+    attention_heads: int = Field(default=2, ge=1, description="heads of the conditioned pooling; divides value_width")
     gate: Literal["auto", "reference", "recompute", "one_pass"] = Field(
         default="auto",
         description="how training forms the gate's gradients; equal in value. reference: every (sentence, volume, patch) is held; "
@@ -159,6 +165,11 @@ class SentenceConfig(StageConfig):
         default=True,
         description="add a canonical sentence per finding tuple of the batch, made from the report's findings",
     )
+    classes: bool = Field(
+        default=True,
+        description="equal sentences are one, positive for every study that states it, silence and contradiction told apart; false: "
+        "each sentence belongs to its own study alone, and every other study is a negative (CLIP, RadZero)",
+    )
     per_batch: int = Field(
         default=256, ge=1, description="unique sentences of one batch at most, a seeded draw beyond it"
     )
@@ -247,6 +258,10 @@ class TrainConfig(StageConfig):
             raise ValueError("head_steps and steps are both 0: nothing would be trained")
         if self.loss.contrastive == 0 and self.loss.sigmoid == 0:
             raise ValueError("loss.contrastive and loss.sigmoid are both 0: nothing would align text and image")
+        if self.model.value_width % self.model.attention_heads:
+            raise ValueError(
+                f"model.attention_heads: {self.model.attention_heads} does not divide model.value_width {self.model.value_width}"
+            )
         if self.model.gate == "one_pass" and self.loss.contrastive > 0:
             raise ValueError(
                 "model.gate is one_pass but loss.contrastive compares every pair with every other: set it to 0 (and "

@@ -1,6 +1,7 @@
 """`glint evaluate`: stage 10. `truth` brings masks onto the model's grid, `models` measures checkpoints."""
 
 import argparse
+import json
 from pathlib import Path
 
 from glint.cli.arguments import add_config_argument, stage_config_from_args
@@ -37,6 +38,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     models.add_argument("--out", type=Path, required=True, help="folder for metrics.json, tables, figures, report.html")
     add_config_argument(models)
     models.set_defaults(run_part=run_models)
+    one = parts.add_parser("run", help="measure one checkpoint: a row per finding and study, for the ablation")
+    one.add_argument("--checkpoint", type=Path, required=True, help="folder of stage 09")
+    one.add_argument("--resampled", type=Path, nargs="+", required=True, help="manifests of stage 04")
+    one.add_argument("--split", type=Path, required=True, help="manifest of stage 06")
+    one.add_argument("--features", type=Path, nargs="+", required=True, help="manifests of stage 08")
+    one.add_argument("--truth", type=Path, required=True, help="manifest of `glint evaluate truth`")
+    one.add_argument("--out", type=Path, required=True, help="table to write (Parquet)")
+    add_config_argument(one)
+    one.set_defaults(run_part=run_one)
+    ablation = parts.add_parser("ablation", help="the table of all experiments, and what became of their claims")
+    ablation.add_argument("--cases", type=Path, nargs="+", required=True, help="tables of `glint evaluate run`")
+    ablation.add_argument("--experiments", type=json.loads, required=True, metavar="JSON", help="name to experiment")
+    ablation.add_argument("--out", type=Path, required=True, help="folder for ablation.json, ablation.md, ablation.png")
+    add_config_argument(ablation)
+    ablation.set_defaults(run_part=run_ablation)
 
 
 def run_truth(args: argparse.Namespace) -> None:
@@ -72,6 +88,31 @@ def run_models(args: argparse.Namespace) -> None:
     evaluation, studies = evaluate_models(inputs, config)
     write_evaluation(with_pictures(evaluation, studies, inputs.checkpoints), args.out)
     print_summary(evaluation, args.out)
+
+
+def run_one(args: argparse.Namespace) -> None:
+    """One checkpoint's cases."""
+    from glint.evaluation.ablation import measure_run
+
+    measure_run(
+        args.checkpoint,
+        resampled=args.resampled,
+        split=args.split,
+        features=args.features,
+        truth=args.truth,
+        config=stage_config_from_args(args, EvaluateConfig),
+        out=args.out,
+    )
+
+
+def run_ablation(args: argparse.Namespace) -> None:
+    """Compare, judge the claims, draw."""
+    from glint.core.config.experiments import Experiment
+    from glint.evaluation.ablation import compare_runs, write_ablation
+
+    config = stage_config_from_args(args, EvaluateConfig)
+    experiments = {name: Experiment.model_validate_json(json.dumps(value)) for name, value in args.experiments.items()}
+    write_ablation(compare_runs(args.cases, experiments, config), args.out)
 
 
 def run(args: argparse.Namespace) -> None:

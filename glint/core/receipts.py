@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from glint.core.atomic import write_json
-from glint.core.config.schema import Config, modalities_of, stage_slice
-from glint.core.errors import InputError
+from glint.core.config.schema import Config, modalities_of, stage_slice, train_slice
+from glint.core.errors import ConfigError, InputError
 from glint.core.provenance import code_digest, digest, sha256_file
 
 COVERED = "covered by the recipe"
@@ -35,17 +35,23 @@ class Recipe:
     code: str
 
 
-def recipe_of(config: Config, stage: str, modality: str) -> Recipe | None:
-    """What a job of `stage` would be made with now; None where there is no such stage or modality.
+def recipe_of(config: Config, stage: str, modality: str, job: str = "") -> Recipe | None:
+    """What a job of `stage` would be made with now; None where there is no such stage, modality or experiment.
+
+    Training's `job` is a run's name, whose experiment changes the stage's values.
 
     The number of shards belongs to it: another number is another set of inputs for every stage that gathers.
     """
     if stage not in Config.model_fields or modality not in modalities_of(stage):
         return None
     num_shards = getattr(config.index, modality).num_shards
-    return Recipe(
-        config=digest([stage_slice(config, stage, modality), num_shards]), code=code_digest(f"glint.cli.{stage}")
-    )
+    try:
+        values = (
+            train_slice(config, modality, job) if stage == "train" and job else stage_slice(config, stage, modality)
+        )
+    except ConfigError:
+        return None
+    return Recipe(config=digest([values, num_shards]), code=code_digest(f"glint.cli.{stage}"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +189,7 @@ def write_receipt(
 def _why_stale(receipt: Receipt, recipe: Recipe | None, made: Mapping[str, str], root: Path) -> str | None:
     """The first reason why `receipt` no longer describes the workspace, or None where it does."""
     if recipe is None:
-        return "no such stage"
+        return "no such stage or experiment"
     if receipt.recipe.config != recipe.config:
         return "configuration changed"
     if receipt.recipe.code != recipe.code:
@@ -240,7 +246,7 @@ def judge(root: Path, config: Config) -> tuple[dict[Path, Receipt], Verdict]:
     receipts = read_receipts(root)
     made = made_by(receipts.values())
     reasons = {
-        path: _why_stale(receipt, recipe_of(config, receipt.stage, receipt.modality), made, root)
+        path: _why_stale(receipt, recipe_of(config, receipt.stage, receipt.modality, path.stem), made, root)
         for path, receipt in receipts.items()
     }
     stale = {path: reason for path, reason in reasons.items() if reason}

@@ -14,11 +14,14 @@ from glint.formats.manifest import read_manifests
 FINAL = "final"
 
 
-def teacher_tokens(manifests: Sequence[Path], study_ids: Sequence[str]) -> NDArray[np.floating]:
-    """(B, P, D) final tokens in the order of `study_ids`; the last stored block's where the final ones were not stored.
+def teacher_tokens(
+    manifests: Sequence[Path], study_ids: Sequence[str], *, block: int | None = None
+) -> NDArray[np.floating]:
+    """(B, P, D) final tokens in the order of `study_ids`, or those of a `block`; the last stored block's where the final ones were
+    not stored.
 
     Raises:
-        InputError: a study has no tokens, or a cache is absent or unfinished.
+        InputError: a study has no tokens, a cache is absent or unfinished, or lacks the block.
         FingerprintError: a cache is not the one its manifest names.
     """
     table = read_manifests(list(manifests), "features").filter(pl.col("status") == "ok")
@@ -34,6 +37,6 @@ def teacher_tokens(manifests: Sequence[Path], study_ids: Sequence[str]) -> NDArr
         if path not in caches:
             caches[path] = FeatureCache(path, fingerprint=rows[study]["fingerprint"])
         cache = caches[path]
-        layer = FINAL if FINAL in cache.layers else cache.layers[-1]
+        layer = str(block) if block is not None else FINAL if FINAL in cache.layers else cache.layers[-1]
         tokens.append(cache.read(layer, [cache.row(study)])[0])
     return np.stack(tokens)

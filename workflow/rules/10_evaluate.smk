@@ -64,7 +64,78 @@ rule evaluate_models:
         )
 
 
+rule evaluate_run:
+    """One run of the ablation on the measured split: a row per finding and study."""
+    input:
+        checkpoint="results/{modality}/09_train/{arm}/fingerprint.json",
+        truth="results/{modality}/10_evaluate/truth/manifest.parquet",
+        split="results/{modality}/06_split/manifest.parquet",
+        resampled=per_shard("results/{modality}/04_resample/{shard}/manifest.parquet"),
+        features=per_shard("results/{modality}/08_features/{shard}/manifest.parquet"),
+    output:
+        "results/{modality}/10_evaluate/ablation/runs/{arm}/cases.parquet",
+    log:
+        "logs/{modality}/10_evaluate/run-{arm}.log",
+    benchmark:
+        "logs/{modality}/10_evaluate/run-{arm}.benchmark.tsv"
+    wildcard_constraints:
+        modality=only("evaluate"),
+    resources:
+        **job("evaluate"),
+    params:
+        config=slice_json("evaluate"),
+        recipe=recipe("evaluate"),
+        checkpoint=subpath(input.checkpoint, parent=True),
+    shell:
+        recorded(
+            "python -m glint evaluate run --checkpoint {params.checkpoint} --resampled {input.resampled} "
+            "--split {input.split} --features {input.features} --truth {input.truth} --out {output} "
+            "--config {params.config:q}"
+        )
+
+
+rule evaluate_ablation:
+    """Every run's cases -> the table of all experiments with intervals, and each claim shown true or false."""
+    input:
+        lambda wildcards: [
+            f"results/{wildcards.modality}/10_evaluate/ablation/runs/{run}/cases.parquet"
+            for run in ablation_runs(CONFIG, wildcards.modality)
+        ],
+    output:
+        "results/{modality}/10_evaluate/ablation/table/ablation.json",
+    log:
+        "logs/{modality}/10_evaluate/ablation.log",
+    benchmark:
+        "logs/{modality}/10_evaluate/ablation.benchmark.tsv"
+    wildcard_constraints:
+        modality=only("evaluate"),
+    resources:
+        **job("evaluate"),
+    params:
+        config=slice_json("evaluate"),
+        recipe=recipe("evaluate"),
+        experiments=json.dumps(
+            {
+                name: one.model_dump(mode="json")
+                for name, one in CONFIG.experiments.items()
+            }
+        ),
+        out=subpath(output[0], parent=True),
+    shell:
+        recorded(
+            "python -m glint evaluate ablation --cases {input} --experiments {params.experiments:q} "
+            "--out {params.out} --config {params.config:q}"
+        )
+
+
 for modality in modalities_of("evaluate"):
+
+    rule:
+        name:
+            f"ablate_{modality}"
+        input:
+            f"results/{modality}/10_evaluate/ablation/table/ablation.json",
+        localrule: True
 
     rule:
         name:

@@ -2,9 +2,17 @@
 
 
 def slice_json(stage):
-    """Parameter function: the stage's configuration as JSON, so that a changed value reruns the stage."""
+    """Parameter function: the stage's configuration as JSON, so that a changed value reruns the stage.
+
+    A training run has its experiment's values laid over it.
+    """
     return lambda wildcards: json.dumps(
-        stage_slice(CONFIG, stage, wildcards.modality), sort_keys=True
+        (
+            train_slice(CONFIG, wildcards.modality, wildcards.arm)
+            if stage == "train"
+            else stage_slice(CONFIG, stage, wildcards.modality)
+        ),
+        sort_keys=True,
     )
 
 
@@ -36,7 +44,9 @@ def only(stage):
 def recipe(stage):
     """Parameter function: the stage's recipe as JSON, for the receipt."""
     return lambda wildcards: json.dumps(
-        dataclasses.asdict(recipe_of(CONFIG, stage, wildcards.modality))
+        dataclasses.asdict(
+            recipe_of(CONFIG, stage, wildcards.modality, wildcards.get("arm", ""))
+        )
     )
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from glint.core.config.base import StageConfig
+from glint.core.config.experiments import AblationConfig
 
 
 class PromptConfig(StageConfig):
@@ -134,6 +135,7 @@ class EvaluateConfig(StageConfig):
         description="positives per finding whose called patches are erased to see the score fall; 0 leaves this test out",
     )
     retrieval: bool = Field(default=True, description="rank studies by report and reports by study")
+    ablation: AblationConfig = Field(default=AblationConfig(), description="comparison of experiments")
     probe: ProbeConfig = Field(default=ProbeConfig(), description="supervised yardstick")
     batch_size: int = Field(default=8, ge=1, description="volumes encoded at a time")
     resamples: int = Field(default=1000, ge=10, description="bootstrap resamples of patients")

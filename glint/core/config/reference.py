@@ -33,6 +33,8 @@ def _lines(model: type[BaseModel], values: BaseModel | None, depth: int) -> list
     indent = "  " * depth
     lines: list[str] = []
     for name, field in model.model_fields.items():
+        if field.exclude:  # read from files of its own
+            continue
         annotation = field.annotation
         value = getattr(values, name) if values is not None else field.get_default(call_default_factory=True)
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):

@@ -18,6 +18,7 @@ from glint.core.config.convert import ConvertConfig, FilmConvertConfig
 from glint.core.config.deidentify import DeidentifyConfig
 from glint.core.config.demo import DemoConfig
 from glint.core.config.evaluate import EvaluateConfig
+from glint.core.config.experiments import Experiment, run_of
 from glint.core.config.families import FAMILIES
 from glint.core.config.features import FeaturesConfig
 from glint.core.config.index import FilmIndexConfig, IndexConfig
@@ -66,6 +67,9 @@ class Config(StageConfig):
     train: PerModality[TrainConfig]
     evaluate: PerModality[EvaluateConfig]
     cluster: ClusterConfig
+    experiments: dict[str, Experiment] = Field(
+        default={}, exclude=True, description="the files of config/experiments, by name"
+    )
 
     @model_validator(mode="after")
     def _combinations(self) -> "Config":
@@ -151,8 +155,15 @@ def read_config(folder: Path | str, overrides: dict[str, Any] | None = None) -> 
     if cohort != "none":
         base = overlay(base, _read_yaml(Path(folder) / f"{cohort}.yaml"))
     merged = overlay(base, {**given, "cohort": cohort})
+    merged["experiments"] = {
+        path.stem: _read_yaml(path) for path in sorted((Path(folder) / "experiments").glob("*.yaml"))
+    }
     try:
-        return Config.model_validate_json(json.dumps(merged))
+        config = Config.model_validate_json(json.dumps(merged))
+        for name in config.experiments:
+            for modality in modalities_of("train"):
+                train_slice(config, modality, name)
+        return config
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "combination"
@@ -170,3 +181,42 @@ def stage_slice(config: Config, stage: str, modality: str) -> dict[str, Any]:
         section = getattr(section, modality)
     value: dict[str, Any] = json.loads(section.model_dump_json().replace("{modality}", modality))
     return value
+
+
+def train_slice(config: Config, modality: str, run: str) -> dict[str, Any]:
+    """The plain values of one training run: `glint`, another experiment, or an experiment's run of a seed, `no_null-s1`.
+
+    Raises:
+        ConfigError: no such experiment, or its values do not fit the section `train`.
+    """
+    try:
+        name, seed = run_of(run)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if name not in config.experiments:
+        known = ", ".join(sorted(config.experiments)) or "none"
+        raise ConfigError(f"config/experiments/{name}.yaml: no such experiment; there are {known}")
+    section = getattr(config.train, modality)
+    value: dict[str, Any] = section.model_dump(mode="json")
+    if seed is not None:
+        ablation = getattr(config.evaluate, modality).ablation
+        shorter = {key: getattr(ablation, key) for key in ("head_steps", "steps") if getattr(ablation, key) is not None}
+        if ablation.encoder_learning_rate is not None:
+            shorter["optimizer"] = {"encoder_learning_rate": ablation.encoder_learning_rate}
+        value = overlay(value, {**shorter, "seed": seed})
+    try:
+        checked = type(section).model_validate_json(json.dumps(overlay(value, config.experiments[name].train)))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "combination"
+        raise ConfigError(f"config/experiments/{name}.yaml: train.{key}: {first['msg']}") from error
+    plain: dict[str, Any] = checked.model_dump(mode="json")
+    return plain
+
+
+def ablation_runs(config: Config, modality: str) -> tuple[str, ...]:
+    """Every run of the comparison, the method's first."""
+    ablation = getattr(config.evaluate, modality).ablation
+    chosen = ablation.experiments or tuple(config.experiments)
+    names = sorted(chosen, key=lambda name: (config.experiments[name].kind != "method", name))
+    return tuple(f"{name}-s{seed}" for name in names for seed in ablation.seeds)

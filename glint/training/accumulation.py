@@ -99,7 +99,7 @@ def backward_step(
         return StepResult(total=result.total.detach(), numbers=result.numbers)
     parts = [batch.piece(number, pieces) for number in range(pieces)]
     place = {"size": ranks.size * pieces}
-    rows = unique_sentences(batch.sentences)
+    rows = unique_sentences(batch.sentences, batch.relation_TB)
     queries = encoded_sentences(model, batch, rows) if rows else None
     shared = None if queries is None else _leaf(queries)
     noted: list[list[Tensor]] = []

@@ -25,7 +25,7 @@ def glint_of(family: str, shape: Shape) -> Glint:
     with torch.no_grad():
         for parameter in student.adapter.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    return Glint(config, arm="glint", student=student, sentence_encoder=BagOfWords())
+    return Glint(config, student=student, sentence_encoder=BagOfWords())
 
 
 def saved(model: Glint, folder: Path) -> None:

@@ -8,7 +8,6 @@ import torch
 from synthetic import FINDINGS, small_model, small_teacher, study_set
 
 from glint.core.config.train import LossConfig, ModelConfig, TrainConfig
-from glint.model.glint import Arm
 from glint.training.accumulation import backward_step, number_of_pieces
 from glint.training.dataset import StudySet, make_batch
 from glint.training.loop import Run, train
@@ -32,9 +31,9 @@ def training() -> StudySet:
 
 
 def gradients(
-    training: StudySet, at_once: int | None, *, arm: Arm = "glint", resting: bool = False, no_text: bool = False
+    training: StudySet, at_once: int | None, *, pooling: str = "gate", resting: bool = False, no_text: bool = False
 ) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-    model = small_model(CONFIG, training, arm=arm).double()
+    model = small_model(CONFIG, training, pooling=pooling).double()
     batch = make_batch(training, CONFIG, step=1, blocks=(0, 1), resting=resting)
     if no_text:
         batch = replace(batch, sentences=(), relation_TB=batch.relation_TB[:0])
@@ -43,14 +42,14 @@ def gradients(
     return found, result.numbers
 
 
-@pytest.mark.parametrize("arm", ["glint", "global_pooling"])
+@pytest.mark.parametrize("pooling", ["gate", "mean"])
 @pytest.mark.parametrize("resting", [False, True])
 @pytest.mark.parametrize("at_once", [1, 2, 4])
 def test_pieces_give_the_gradient_and_the_numbers_of_the_whole_batch(
-    training: StudySet, arm: Arm, resting: bool, at_once: int
+    training: StudySet, pooling: str, resting: bool, at_once: int
 ) -> None:
-    expected, told = gradients(training, None, arm=arm, resting=resting)
-    found, said = gradients(training, at_once, arm=arm, resting=resting)
+    expected, told = gradients(training, None, pooling=pooling, resting=resting)
+    found, said = gradients(training, at_once, pooling=pooling, resting=resting)
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
         assert torch.allclose(found[name], gradient, rtol=1e-10, atol=1e-12), name

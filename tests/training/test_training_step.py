@@ -174,7 +174,9 @@ def test_two_halves_of_a_batch_have_the_mean_gradient_of_the_whole_in_one_pass(
     batch: Batch, studies: StudySet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Ranks, "gather", lambda self, local_TB: local_TB.repeat(1, self.size))  # only its shape is read
-    monkeypatch.setattr(Ranks, "part", lambda self, size: slice(self.rank * size // self.size, (self.rank + 1) * size // self.size))
+    monkeypatch.setattr(
+        Ranks, "part", lambda self, size: slice(self.rank * size // self.size, (self.rank + 1) * size // self.size)
+    )
     found = []
     for ranks in (ALONE, Ranks(rank=0, size=2), Ranks(rank=1, size=2)):
         own = slice(None) if ranks is ALONE else ranks.part(4)

@@ -33,6 +33,7 @@ from planted_identities import (
     known_plants,
     unknown_plant,
 )
+from unseen_sentences import last_plants, unseen_plants
 
 from glint.core.errors import Quarantine
 from glint.prepare.deidentify.text import KnownIdentity, clean_text
@@ -157,6 +158,7 @@ class Score:
         fresh = []
         if half == "held_out":
             fresh = [*fresh_plants(rng, FRESH_PER_REPORT), *fresh_plants(rng, FRESH_PER_REPORT, blind=True)]
+            fresh += [*unseen_plants(rng, FRESH_PER_REPORT), *last_plants(rng, FRESH_PER_REPORT)]
         plants = [
             *fresh,
             *known_plants(rng, head),
@@ -235,15 +237,20 @@ def table(score: Score, half: str) -> str:
         "# Report text: planted identities and clinical words",
         "",
         f"`python benchmarks/deidentify_text.py --half {half}`: {score.reports:,} distinct real reports (radiographs and chest CT),",
-        f"the `{half}` half by a hash of their number; the detector was tuned on the other half. Seed {SEED}. About thirteen invented",
+        f"the `{half}` half by a hash of their number; the detector was tuned on the other half. Seed {SEED}. About seventeen invented",
         "identifiers and three clinical look-alikes planted in each; one report in twenty is in capitals throughout.",
         "Found: every letter and digit of it was replaced. Sentences of the classes `fresh: …` were written after the detector was",
         "tuned on the others. Measured once before anything was mended for them, their recall was 88.1 % (579 of 4,862 missed,",
         'most of them four sentences or forms: a street by ordinal or "Parade", "message left with", report and requisition',
         "numbers, phones with a slash). Sentences `blind: …` were written after that mending: 84.0 % at",
         'first sight (778 of 4,862, nearly all of them names without a title in wordings like "Released by", "Lives with his sister"),',
-        "upon which names were also looked for without a cue. The table is after both; expect less from wordings not seen yet, and",
-        "names that stand in no header are what a recognizer (`deidentify.ner_model`) is for.",
+        "upon which names were also looked for without a cue. Then the rules were made general (a list of given names, initials, labels",
+        "and roles of people, capitals within a sentence, codes by their digits, dwellings, foreign streets and phones) without a look",
+        "at new sentences. Sentences `unseen: …`, with names, addresses and phones drawn from Faker, came next: 92.3 % at first sight on",
+        "1,200 reports (186 of 2,400 missed, 94 of them addresses, 55 phones; names 96.7 % to 100 %). After mending for these, sentences",
+        "`last: …`: 97.3 % at first sight on the same reports (64 of 2,400; addresses 82.4 %, phones 88.6 %, names 98.0 % to 100 %, all else 100 %).",
+        "The table is after all of it; expect some 97 % for wordings not seen yet. Names that stand in no header are what a recognizer",
+        "(`deidentify.ner_model`) is for.",
         "Misses of this half were looked at for that mending, and once before (a unit read across the end of a line).",
         "",
         f"- quarantined: {sum(score.quarantined.values())} {dict(score.quarantined) or ''}".rstrip(),
@@ -256,6 +263,8 @@ def table(score: Score, half: str) -> str:
         _summary("present in the header", score.planted, score.found, "header"),
         _summary("in the second set of sentences, mended for since", score.planted, score.found, "fresh"),
         _summary("in the third set of sentences, mended for since", score.planted, score.found, "blind"),
+        _summary("in the fourth set of sentences, mended for since", score.planted, score.found, "unseen"),
+        _summary("in the fifth set of sentences, mended for since", score.planted, score.found, "last"),
         *_rows(score.planted, score.found),
         "",
         "| clinical tokens | all | lost | retention |",

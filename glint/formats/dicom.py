@@ -10,10 +10,11 @@ import math
 import os
 import struct
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import pydicom
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset, FileDataset
@@ -38,6 +39,7 @@ pydicom.config.settings.writing_validation_mode = pydicom.config.IGNORE
 
 IMPLEMENTATION_CLASS_UID = "2.25.306139217650316283962530149026812917651"
 IMPLEMENTATION_VERSION = "GLINT_01"
+WORD_BYTES = {"OW": 2, "OL": 4, "OF": 4, "OD": 8, "OV": 8}
 UNDEFINED_LENGTH = 0xFFFFFFFF
 PIXEL_DATA = b"\xe0\x7f\x10\x00"
 ITEM, SEQUENCE_DELIMITER = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
@@ -156,7 +158,7 @@ def _number(dataset: Dataset, keyword: str) -> int | None:
     raw = element.value
     try:
         if isinstance(raw, bytes) and keyword in ("Rows", "Columns", "BitsAllocated", "SamplesPerPixel"):
-            return int.from_bytes(raw[:2], "little") if raw else None
+            return int.from_bytes(raw[:2], "little" if element.is_little_endian else "big") if raw else None
         return int(float(_text(dataset, keyword)))
     except (ValueError, OverflowError):
         return None
@@ -299,6 +301,11 @@ def parse_header(handle: BinaryIO, file: str, size: int) -> InstanceHeader | Non
     handle.seek(0)
     try:
         dataset = pydicom.dcmread(handle, stop_before_pixels=True, force=True)
+        if not dataset.original_encoding[1]:
+            handle.seek(0)
+            little = little_endian_bytes(pydicom.dcmread(handle, force=True))
+            header = parse_header(io.BytesIO(little), file, len(little))
+            return header and replace(header, file_size=size, transfer_syntax=str(ExplicitVRBigEndian))
         offset = handle.tell()
         meta = dataset.file_meta
         if _text(meta, "MediaStorageSOPClassUID") == pydicom.uid.MediaStorageDirectoryStorage:
@@ -310,6 +317,8 @@ def parse_header(handle: BinaryIO, file: str, size: int) -> InstanceHeader | Non
         handle.seek(0)
         digest = hashlib.sha256(handle.read(offset)).hexdigest()
         return _header(dataset, file, size, digest, pixels)
+    except Quarantine:
+        raise
     except Exception as error:  # whatever a broken file provokes in a parser means the same here
         raise Quarantine("unreadable", "the file starts like DICOM but can't be parsed") from error
 
@@ -317,16 +326,48 @@ def parse_header(handle: BinaryIO, file: str, size: int) -> InstanceHeader | Non
 def read_dataset(content: bytes) -> FileDataset:
     """Parse a whole DICOM file held in memory, with or without preamble; elements stay raw until used.
 
+    A big-endian file is parsed as its little-endian twin, see `little_endian_bytes`.
+
     Raises:
-        Quarantine: `unreadable` or, for big-endian files, `unsupported_transfer_syntax`.
+        Quarantine: `unreadable`; `unsupported_pixels`, big-endian pixels of other than 8 or 16 bits.
     """
     try:
         dataset = pydicom.dcmread(io.BytesIO(content), force=True)
     except Exception as error:  # see read_header
         raise Quarantine("unreadable", "the file can't be parsed as DICOM") from error
     if stored_transfer_syntax(dataset) == ExplicitVRBigEndian:
-        raise Quarantine("unsupported_transfer_syntax", "big-endian files are retired; convert them first")
+        return pydicom.dcmread(io.BytesIO(little_endian_bytes(dataset)))
     return dataset
+
+
+def little_endian_bytes(dataset: FileDataset) -> bytes:
+    """A big-endian file as explicit VR little endian: every number and every word swapped, bytes (OB, UN) as they are.
+
+    Pixels of 8 bits in OW are pairs in a word and swap like any word, those in OB stay. Source: PS3.5 sections 6.2, 8.1.1, 8.2.
+
+    Raises:
+        Quarantine: see `read_dataset`.
+    """
+    if _number(dataset, "BitsAllocated") not in (8, 16, None):
+        raise Quarantine("unsupported_pixels", "big-endian pixels of other than 8 or 16 bits")
+    try:
+        for element in dataset.iterall():  # which parses every element: pydicom would copy raw ones as they are
+            if element.VR in WORD_BYTES and element.value:
+                element.value = _swapped(element.value, WORD_BYTES[element.VR])
+        meta = _meta_bytes(_text(dataset, "SOPClassUID"), _text(dataset, "SOPInstanceUID"), ExplicitVRLittleEndian)
+        buffer = DicomBytesIO()
+        buffer.is_implicit_VR, buffer.is_little_endian = False, True
+        write_dataset(buffer, dataset)
+    except Exception as error:  # see read_header
+        raise Quarantine("unreadable", "the file can't be parsed as DICOM") from error
+    content: bytes = buffer.getvalue()
+    return b"\0" * 128 + b"DICM" + meta + content
+
+
+def _swapped(value: bytes, size: int) -> bytes:
+    """`value` with the bytes of every word of `size` bytes in reverse; an odd rest is cut-off data and stays."""
+    whole = len(value) // size * size
+    return np.frombuffer(value[:whole], f"V{size}").view("u1").reshape(-1, size)[:, ::-1].tobytes() + value[whole:]
 
 
 def pixel_digest(content: bytes) -> str:

@@ -19,7 +19,7 @@ _WORD = re.compile(r"[^\W\d_]+", re.UNICODE)
 _TITLE_BEFORE = re.compile(r"\b(?:dr|drs|mr|mrs|ms|miss|prof|doctor|professor)\.?\s+$", re.IGNORECASE)
 _INITIAL_BEFORE = re.compile(r"\b(?:[A-Z]\.?\s?[A-Z]['’]|[A-Z](?:\.?\s|\.|['’]))$")
 _INITIAL_AFTER = re.compile(r",?\s([A-Z])(\.|(?!\w))(?=[\s,;:.)]|$)")
-_BESIDE = re.compile(r"[\s,.'’-]{0,3}(?:[A-Z]\.?,?\s+)?")
+_BESIDE = re.compile(r"[\s,.'’-]{0,3}(?:[A-Z](?:\.?,?\s+|['’]))?")
 _FINDING_AFTER = re.compile(
     r"(?:['’]s)?[\s-](?:[a-z][\s-])?(?:\w+[\s-])?(?:granulomatosis|lymphoma|disease|syndrome|nodes?|lines?|signs?|hump|hernias?|"
     r"catheter|groove|tumou?r|cells?|complex|units?|fracture|contour|score|criteria|classification|type|line|fissure|"

@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterator
 
 from glint.prepare.deidentify.spans import Span
-from glint.prepare.deidentify.words import COMMON, CREDENTIALS, EPONYMS, NEVER_NAMES, PARTICLES
+from glint.prepare.deidentify.words import COMMON, CREDENTIALS, EPONYMS, NEVER_NAMES, PARTICLES, may_be_a_name
 
 _TITLE = re.compile(
-    r"\b(?:(?i:drs?|mrs|ms|mr|miss|prof|professor|doctor|dame)\b\.?|Sir\b|(?:Nurse|NURSE|nurse|Sister)\b(?:\s(?i:practitioner)\b)?)"
+    r"\b(?:(?i:drs?|mrs|ms|mr|mx|miss|prof|professor|doctor|dame|rev|reverend|herr|frau|mme|señora?)\b\.?|Sir\b|(?:Nurse|NURSE|nurse|Sister)\b(?:\s(?i:practitioner)\b)?)"
     r"(?=\s|[A-Z])\s*(?:(?i:dr|prof)\.?\s+)?"
 )
 _ROLE = (
@@ -58,7 +58,7 @@ LONGEST_RUN = 4
 WRAPPED_LINE_CHARACTERS = 50  # a name goes on in the next line only where the line is full
 
 
-def _boundary_after(text: str, position: int) -> bool:
+def ends_like_a_name(text: str, position: int) -> bool:
     """True if a name may end at `position`: punctuation, the end of a line, or a word that is never a name."""
     match = _ENDS.match(text, position)
     if _CREDENTIALS.match(text, position):
@@ -78,7 +78,7 @@ def _name_word(text: str, position: int, *, first: bool, capitals: bool, before_
         return word
     if not word[0][0].isupper() or lower in NEVER_NAMES:
         return None
-    if not first and capitals and lower in COMMON and not _boundary_after(text, word.end()):
+    if not first and capitals and lower in COMMON and not ends_like_a_name(text, word.end()):
         return None  # in a line of capitals the sentence goes on
     return word
 
@@ -108,7 +108,7 @@ def run_of_names(text: str, start: int, *, before_colon: bool = False) -> tuple[
         word = _name_word(text, position, first=not words, capitals=capitals, before_colon=before_colon)
         if word is None or (words and word[0].isupper() and "\n" in text[end:position]):
             break  # capitals on the next line are a header, not a name
-        if with_comma and not capitals and word[0].lower() in COMMON and not _boundary_after(text, word.end()):
+        if with_comma and not capitals and word[0].lower() in COMMON and not ends_like_a_name(text, word.end()):
             break
         comma = comma or with_comma
         if word[0].lower() not in PARTICLES:
@@ -128,7 +128,7 @@ def _surely_people(text: str, end: int, words: list[str]) -> bool:
     """False for one ordinary word alone, or ordinary words in capitals: a department, a finding."""
     if any(word.lower() not in COMMON for word in words) or _CREDENTIALS.search(text[max(0, end - 6) : end]):
         return True
-    return len(words) > 1 and (not words[0].isupper() or _boundary_after(text, end))
+    return len(words) > 1 and (not words[0].isupper() or ends_like_a_name(text, end))
 
 
 def _is_full_name(words: list[str]) -> bool:
@@ -137,7 +137,7 @@ def _is_full_name(words: list[str]) -> bool:
     lower = {word.lower() for word in long}
     if len(words) < 2 or not long or any(word.isupper() for word in long):
         return False
-    return not lower & (EPONYMS | NEVER_NAMES) and any(word not in COMMON for word in lower)
+    return not lower & (EPONYMS | NEVER_NAMES) and any(may_be_a_name(word) for word in lower)
 
 
 def _unannounced(text: str) -> Iterator[Span]:

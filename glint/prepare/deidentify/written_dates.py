@@ -41,7 +41,7 @@ _FORMS = tuple(
         rf"\b{_MONTH}(?P<gap>[\s-]+){_DAY}(?P<comma>,?[\s-]+|,){_YEAR}",
         rf"(?<!\d){_DAY}(?P<gap>[\s-]*(?:of\s+)?){_MONTH}(?P<comma>,?[\s-]*){_YEAR}",
         rf"\b{_MONTH}(?P<comma>,?[\s/-]+(?:of\s+)?)(?P<year>(?:19|20)\d{{2}}|'\d{{2}})\b",
-        r"(?<![\d./-])(?P<month>0?[1-9]|1[0-2])(?P<comma>[/])(?P<year>(?:19|20)\d{2})(?![\d/])",
+        r"(?<![\d./-])(?P<month>0?[1-9]|1[0-2])(?P<comma>[/-])(?P<year>(?:19|20)\d{2})(?![\d/-])",
         rf"\b(?-i:(?=[A-Z])){_MONTH}(?P<gap>\s+){_DAY}\b{_NOT_A_MEASURE}",
         rf"(?<!\d){_DAY}(?P<gap>\s+(?:of\s+)?)(?-i:(?=[A-Z])){_MONTH}\b(?!\s+\d)",
         rf"(?:{_CUE})(?P<month_first>\d{{1,2}})(?P<separator>/)(?P<day_second>\d{{1,2}})(?![\d/])(?!\s*(?:mm|cm|of))",

@@ -11,6 +11,7 @@ from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
+import gdcm
 import numpy as np
 import polars as pl
 import pydicom
@@ -201,6 +202,68 @@ def test_a_deflated_file_is_transcoded(tmp_path: Path) -> None:
     files = files_of(run(tmp_path / "raw", tmp_path / "out"))
     assert {pydicom.dcmread(BytesIO(c)).file_meta.TransferSyntaxUID for c in files.values()} == {"1.2.840.10008.1.2.1"}
     assert len(files) == 2
+
+
+def big_endian(file: Path, pixels: np.ndarray, vr: str) -> None:
+    """Rewrite `file` as explicit VR big endian; oracle: GDCM, which reads what is written here (see below)."""
+    dataset = pydicom.dcmread(file)
+    for element in dataset.iterall():
+        element.value  # noqa: B018 (parsed, so that the writer turns numbers round)
+    word = pixels.tobytes() if vr == "OB" else np.frombuffer(pixels.tobytes(), "<u2").astype(">u2").tobytes()
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.BitsAllocated = dataset.BitsStored = 8 * pixels.itemsize
+    dataset.HighBit, dataset.PixelRepresentation = dataset.BitsStored - 1, int(pixels.dtype.kind == "i")
+    dataset.add_new(0x7FE00010, vr, word)
+    dataset.add_new(0x00189310, "SQ", [])
+    dataset.RegionFlags = 0x01020304
+    dataset.SharedFunctionalGroupsSequence = [Dataset()]
+    dataset.SharedFunctionalGroupsSequence[0].PixelSpacingCalibrationType = "GEOMETRY"
+    dataset.SharedFunctionalGroupsSequence[0].Rows = 0x0102
+    dataset.SharedFunctionalGroupsSequence[0].OperatorsName = "ZORKNESTED"
+    dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.2"
+    fresh = Dataset(dataset)
+    fresh.file_meta, fresh.preamble = dataset.file_meta, dataset.preamble
+    pydicom.dcmwrite(file, fresh, implicit_vr=False, little_endian=False, force_encoding=True)
+
+
+SHADES = np.random.default_rng(3)
+BIG_ENDIAN_PIXELS = {
+    "16 bit in OW": (SHADES.integers(0, 4000, (24, 32)).astype("<u2"), "OW"),
+    "16 bit signed in OW": (SHADES.integers(-900, 900, (24, 32)).astype("<i2"), "OW"),
+    "8 bit in OB": (SHADES.integers(0, 255, (24, 32)).astype("u1"), "OB"),
+    "8 bit in OW": (SHADES.integers(0, 255, (24, 32)).astype("u1"), "OW"),
+}
+
+
+@pytest.mark.parametrize("case", BIG_ENDIAN_PIXELS)
+def test_a_big_endian_file_comes_out_little_endian_with_the_same_pixels(tmp_path: Path, case: str) -> None:
+    """Case 20. Oracle: the array that was written, and GDCM's reading of the raw file where it reads such."""
+    pixels, vr = BIG_ENDIAN_PIXELS[case]
+    for file in write_ct_series(tmp_path / "raw", num_slices=2):
+        big_endian(file, pixels, vr)
+        image = gdcm.ImageReader()
+        image.SetFileName(str(file))
+        if case != "8 bit in OW":
+            assert image.Read()
+            seen = image.GetImage().GetBuffer().encode("utf-8", "surrogateescape")
+            assert np.array_equal(np.frombuffer(seen, pixels.dtype).reshape(pixels.shape), pixels)
+    files = files_of(run(tmp_path / "raw", tmp_path / "out"))
+    assert len(files) == 2
+    for content in files.values():
+        dataset = pydicom.dcmread(BytesIO(content))
+        assert dataset.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.1"
+        assert np.array_equal(dataset.pixel_array, pixels)
+        assert (dataset.Rows, dataset.Columns, dataset.RegionFlags) == (24, 32, 0x01020304)
+        assert dataset.SharedFunctionalGroupsSequence[0].Rows == 0x0102
+        assert b"ZORK" not in content and b"uillfeather" not in content
+
+
+def test_a_truncated_big_endian_file_is_quarantined(tmp_path: Path) -> None:
+    for number, file in enumerate(write_ct_series(tmp_path / "raw", num_slices=3)):
+        big_endian(file, BIG_ENDIAN_PIXELS["16 bit in OW"][0], "OW")
+        if number == 1:
+            raw_bytes(file, lambda content: content[:-300])
+    assert "ok" not in run(tmp_path / "raw", tmp_path / "out")["status"].to_list()
 
 
 def test_bytes_after_the_data_set_are_dropped(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
 import pydicom
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset, FileDataset
@@ -29,6 +28,7 @@ from pydicom.uid import (
 )
 
 from glint.core.errors import Quarantine
+from glint.formats.part10 import WORD_BYTES, file_head, swapped_words
 
 # pydicom's warnings quote element values, and values can be identifiers: they must reach no log.
 warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
@@ -37,9 +37,6 @@ logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 pydicom.config.settings.writing_validation_mode = pydicom.config.IGNORE
 
-IMPLEMENTATION_CLASS_UID = "2.25.306139217650316283962530149026812917651"
-IMPLEMENTATION_VERSION = "GLINT_01"
-WORD_BYTES = {"OW": 2, "OL": 4, "OF": 4, "OD": 8, "OV": 8}
 UNDEFINED_LENGTH = 0xFFFFFFFF
 PIXEL_DATA = b"\xe0\x7f\x10\x00"
 ITEM, SEQUENCE_DELIMITER = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
@@ -353,21 +350,15 @@ def little_endian_bytes(dataset: FileDataset) -> bytes:
     try:
         for element in dataset.iterall():  # which parses every element: pydicom would copy raw ones as they are
             if element.VR in WORD_BYTES and element.value:
-                element.value = _swapped(element.value, WORD_BYTES[element.VR])
-        meta = _meta_bytes(_text(dataset, "SOPClassUID"), _text(dataset, "SOPInstanceUID"), ExplicitVRLittleEndian)
+                element.value = swapped_words(element.value, WORD_BYTES[element.VR])
+        head = file_head(_text(dataset, "SOPClassUID"), _text(dataset, "SOPInstanceUID"), ExplicitVRLittleEndian)
         buffer = DicomBytesIO()
         buffer.is_implicit_VR, buffer.is_little_endian = False, True
         write_dataset(buffer, dataset)
     except Exception as error:  # see read_header
         raise Quarantine("unreadable", "the file can't be parsed as DICOM") from error
     content: bytes = buffer.getvalue()
-    return b"\0" * 128 + b"DICM" + meta + content
-
-
-def _swapped(value: bytes, size: int) -> bytes:
-    """`value` with the bytes of every word of `size` bytes in reverse; an odd rest is cut-off data and stays."""
-    whole = len(value) // size * size
-    return np.frombuffer(value[:whole], f"V{size}").view("u1").reshape(-1, size)[:, ::-1].tobytes() + value[whole:]
+    return head + content
 
 
 def pixel_digest(content: bytes) -> str:
@@ -393,26 +384,6 @@ def stored_transfer_syntax(dataset: FileDataset) -> str:
     return str(ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian)
 
 
-def _meta_element(element: int, vr: str, value: bytes) -> bytes:
-    """One element of group 0002, explicit VR little endian, padded to even length. Source: PS3.5 section 7.1."""
-    value += b"\0" * (len(value) % 2)
-    head = struct.pack("<HH2s", 2, element, vr.encode())
-    return head + struct.pack("<xxI" if vr == "OB" else "<H", len(value)) + value
-
-
-def _meta_bytes(sop_class_uid: str, sop_instance_uid: str, transfer_syntax: str) -> bytes:
-    """File meta information. Source: PS3.10 table 7.1-1; written here as pydicom's writer copies it three times."""
-    elements = (
-        _meta_element(0x0001, "OB", b"\0\1")
-        + _meta_element(0x0002, "UI", sop_class_uid.encode())
-        + _meta_element(0x0003, "UI", sop_instance_uid.encode())
-        + _meta_element(0x0010, "UI", transfer_syntax.encode())
-        + _meta_element(0x0012, "UI", IMPLEMENTATION_CLASS_UID.encode())
-        + _meta_element(0x0013, "SH", IMPLEMENTATION_VERSION.encode())
-    )
-    return _meta_element(0x0000, "UL", struct.pack("<I", len(elements))) + elements
-
-
 def dataset_bytes(dataset: FileDataset, *, transfer_syntax: str) -> bytes:
     """A Part 10 file with a zeroed preamble and file meta information made afresh from `dataset`.
 
@@ -424,6 +395,6 @@ def dataset_bytes(dataset: FileDataset, *, transfer_syntax: str) -> bytes:
     buffer = DicomBytesIO()
     buffer.is_implicit_VR, buffer.is_little_endian = implicit, True
     write_dataset(buffer, dataset)
-    meta = _meta_bytes(_text(dataset, "SOPClassUID"), _text(dataset, "SOPInstanceUID"), transfer_syntax)
+    head = file_head(_text(dataset, "SOPClassUID"), _text(dataset, "SOPInstanceUID"), transfer_syntax)
     content: bytes = buffer.getvalue()
-    return b"\0" * 128 + b"DICM" + meta + content
+    return head + content

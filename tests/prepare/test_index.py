@@ -19,7 +19,7 @@ from glint.formats.manifest import read_manifests
 from glint.formats.report_table import read_report_table
 from glint.prepare.index.images import index_images
 from glint.prepare.index.inventory import Inventory
-from glint.prepare.index.reports import join_reports
+from glint.prepare.index.reports import join_reports, report_columns
 from glint.prepare.index.shards import assign_shards
 
 PSEUDONYMS = Pseudonyms(b"k" * 32)
@@ -241,6 +241,57 @@ def test_a_report_of_another_patient_is_refused(tmp_path: Path) -> None:
     config = IndexConfig(patient_id_column="pid")
     index = join_reports(inventory(tmp_path / "raw").studies, table, config)
     assert index.reports["reason"].to_list() == ["patient_mismatch"]
+
+
+def test_reports_join_by_patient_and_date_and_what_fits_two_studies_is_set_aside(tmp_path: Path) -> None:
+    """Oracle: a person who reads the two lists; the table has no accession numbers at all."""
+    dated = [
+        ("P1", "20210314"),
+        ("P1", "20210401"),
+        ("0P2", "20210314"),
+        ("P3", "20210314"),
+        ("P3", "20210314"),
+        ("P4", "20210314"),
+    ]
+    dates = ("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate")
+    for study, (patient, day) in enumerate(dated, 1):
+        days = dict.fromkeys(dates, day) | ({"ContentDate": "20210315"} if patient == "P4" else {})
+        write_ct_series(
+            tmp_path / str(study), study=study, num_slices=2, PatientID=patient, AccessionNumber=f"A{study}", **days
+        )
+    rows = [
+        ("p1", "14.03.2021", "first"),
+        ("P1", "01.04.2021", "second"),
+        ("P2", "14.03.2021", "zero before it"),
+        ("P3", "14.03.2021", "which of two?"),
+        ("P4", "15.03.2021", "after midnight"),
+        ("P5", "14.03.2021", "nobody's"),
+        ("P1", "2021-03-14", "not a date"),
+        ("", "14.03.2021", "no patient"),
+    ]
+    pl.DataFrame(rows, schema=["pid", "day", "report"], orient="row").write_csv(tmp_path / "r.csv")
+    config = IndexConfig(
+        report_key="patient_and_date", patient_id_column="pid", date_column="day", date_format="%d.%m.%Y"
+    )
+    table = read_report_table(tmp_path / "r.csv", report_columns(config))
+    studies = inventory(*(tmp_path / str(number) for number in range(1, 7))).studies
+    index = join_reports(studies, table, config)
+    told = studies.join(index.reports, on="study_id", suffix="_report").sort("accession")
+    assert told.select("accession", "text", "reason_report").rows() == [
+        ("A1", "first", None),
+        ("A2", "second", None),
+        ("A3", "zero before it", None),
+        ("A4", None, "ambiguous_patient_and_date"),
+        ("A5", None, "ambiguous_patient_and_date"),
+        ("A6", "after midnight", None),
+    ]
+    assert sorted(index.quarantine.filter(pl.col("study_id").is_null())["reason"]) == ["no_key", "no_key", "no_study"]
+    assert all("14.03.2021" not in values for values in index.reports["identifiers"].to_list())
+
+
+def test_half_of_a_composite_key_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="needs patient_id_column and date_column"):
+        IndexConfig(report_key="patient_and_date", patient_id_column="pid")
 
 
 def test_a_wrong_table_is_told_in_one_line(tmp_path: Path) -> None:

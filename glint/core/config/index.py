@@ -1,8 +1,8 @@
 """Configuration of stage 01, the inventory of raw studies and reports."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from glint.core.config.base import StageConfig
 
@@ -51,10 +51,16 @@ class IndexConfig(StageConfig):
         default=NON_CHEST_BODY_PARTS,
         description="BodyPartExamined values, letters only; naming one quarantines the series, absence does not",
     )
-    report_key: Literal["accession", "study_uid"] = Field(
-        default="accession", description="what joins a report to its study: accession number or Study Instance UID"
+    report_key: Literal["accession", "study_uid", "patient_and_date"] = Field(
+        default="accession",
+        description="what joins a report to its study: accession number, Study Instance UID, or patient_id_column with date_column; "
+        "what fits two studies is quarantined",
     )
     key_column: str = Field(default="accession_number", description="column of the report table that holds report_key")
+    date_column: str | None = Field(
+        default=None, description="column with the date of the study, for report_key patient_and_date; else null"
+    )
+    date_format: str = Field(default="%Y-%m-%d", description="strptime form of date_column, such as %d.%m.%Y or %Y%m%d")
     text_column: str = Field(default="report", description="column of the report table that holds the free text")
     patient_id_column: str | None = Field(
         default=None,
@@ -64,6 +70,12 @@ class IndexConfig(StageConfig):
         default=(),
         description="further columns that identify (patient_name, physician); their values are removed from the text",
     )
+
+    @model_validator(mode="after")
+    def _whole_key(self) -> Self:
+        if self.report_key == "patient_and_date" and not (self.patient_id_column and self.date_column):
+            raise ValueError("report_key patient_and_date needs patient_id_column and date_column: name both")
+        return self
 
 
 class FilmIndexConfig(IndexConfig):

@@ -2,7 +2,9 @@
 
 import shutil
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +27,44 @@ class ReportIndex:
 
 def report_columns(config: IndexConfig) -> list[str]:
     """The columns of the report table that the index reads, each once."""
-    names = [config.key_column, config.text_column, config.patient_id_column, *config.identifier_columns]
+    own = config.date_column if config.report_key == "patient_and_date" else config.key_column
+    names = [own, config.text_column, config.patient_id_column, *config.identifier_columns]
     return list(dict.fromkeys(name for name in names if name is not None))
 
 
-def _keys(study: dict[str, Any], column: str) -> list[str]:
-    """What may join a report to a study; a study read under two accession numbers has both, parted by a backslash."""
+def _keys(study: Mapping[str, Any], config: IndexConfig) -> list[str]:
+    """What may join a report to a study; a study read under two accession numbers has both, parted by a backslash.
+
+    A study across midnight has two dates.
+    """
+    if config.report_key == "patient_and_date":
+        days = {text.strip() for text in study["study_dates"]} if _plain(study["raw_patient_id"]) else set()
+        return [_pair(study["raw_patient_id"], day) for day in sorted(days) if day]
+    column = "accession" if config.report_key == "accession" else "study_uid"
     return [key for part in study[column].split("\\") if (key := part.strip())]
 
 
+def _key_of(row: Mapping[str, str], config: IndexConfig) -> str:
+    """The key of a report table's row, "" where it has none or its date can't be read."""
+    if config.report_key != "patient_and_date":
+        return row[config.key_column].strip()
+    patient, day = row[config.patient_id_column or ""], row[config.date_column or ""].strip()
+    try:
+        return _pair(patient, datetime.strptime(day, config.date_format).strftime("%Y%m%d")) if _plain(patient) else ""
+    except ValueError:
+        return ""
+
+
+def _plain(patient: str) -> str:
+    return patient.strip().casefold().lstrip("0")
+
+
+def _pair(patient: str, day: str) -> str:
+    return f"{_plain(patient)} {day.replace('.', '').replace('-', '')}"
+
+
 def _same(first: str, second: str) -> bool:
-    return first.strip().casefold().lstrip("0") == second.strip().casefold().lstrip("0")
+    return _plain(first) == _plain(second)
 
 
 def _verdict(study: dict[str, Any], rows: list[dict[str, str]], ambiguous: bool, config: IndexConfig) -> str | None:
@@ -43,7 +72,7 @@ def _verdict(study: dict[str, Any], rows: list[dict[str, str]], ambiguous: bool,
     if not rows:
         return "no_report"
     if ambiguous:
-        return "ambiguous_accession"
+        return f"ambiguous_{config.report_key}"
     if len({row[config.text_column].strip() for row in rows}) > 1:
         return "several_reports"
     if not rows[0][config.text_column].strip():
@@ -57,8 +86,8 @@ def _verdict(study: dict[str, Any], rows: list[dict[str, str]], ambiguous: bool,
 def _report_row(
     study: dict[str, Any], rows: list[dict[str, str]], reason: str | None, config: IndexConfig
 ) -> dict[str, Any]:
-    sources = [config.key_column, config.patient_id_column, *config.identifier_columns]
-    values = {row[name].strip() for row in rows for name in sources if name is not None}
+    dated = (config.text_column, config.date_column)  # dates are known from the header and shifted
+    values = {row[name].strip() for row in rows for name in report_columns(config) if name not in dated}
     return {
         "study_id": study["study_id"],
         "shard": study["shard"],
@@ -71,17 +100,16 @@ def _report_row(
 
 def join_reports(studies: pl.DataFrame, table: pl.DataFrame, config: IndexConfig) -> ReportIndex:
     """One report row per study of `studies` (schema `index_studies`), joined with `table` by `config.report_key`."""
-    column = "accession" if config.report_key == "accession" else "study_uid"
     by_key: dict[str, list[dict[str, str]]] = defaultdict(list)
     for row in table.iter_rows(named=True):
-        by_key[row[config.key_column].strip()].append(row)
+        by_key[_key_of(row, config)].append(row)
     claims: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for study in studies.iter_rows(named=True):
-        for key in _keys(study, column):
+        for key in _keys(study, config):
             claims[key].append(study)
     reports = []
     for study in studies.iter_rows(named=True):
-        keys = _keys(study, column)
+        keys = _keys(study, config)
         rows = [row for key in keys for row in by_key.get(key, [])]
         reason = _verdict(study, rows, any(len(claims[key]) > 1 for key in keys), config)
         reports.append(_report_row(study, rows, reason, config))

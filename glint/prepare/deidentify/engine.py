@@ -236,6 +236,8 @@ class Engine:
         if tag in rules.ALLOWED_TEXT or self.actions.get(tag) in ("C", "K"):
             original = text_of(dataset, tag)
             safe = "\\".join(safe_text(part, self.forbidden_words) for part in original.split("\\"))
+            if tag == rules.MANUFACTURER and original and not safe:
+                safe = "REMOVED"  # of equipment that contributed it is required (PS3.3 C.12.1)
             return _replace(dataset, tag, vr, safe, "kept_text" if safe == original else "cleaned_text")
         if tag in rules.EMPTIED_TEXT:
             return _replace(dataset, tag, vr, "", "emptied")

@@ -52,6 +52,7 @@ ALLOWED_BULK = _tags(
     "ExtendedOffsetTable",
     "ExtendedOffsetTableLengths",
 )
+MANUFACTURER = 0x00080070
 CODE_VALUE, CODING_SCHEME, CODE_MEANING, LUT_DATA = 0x00080100, 0x00080102, 0x00080104, 0x00283006
 ANY_CODE_VALUE = (CODE_VALUE, 0x00080119, 0x00080120)  # short, long and URN: an item without one is no code
 # Codes of public schemes only: a local code may hold anything.

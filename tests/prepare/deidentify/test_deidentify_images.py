@@ -251,6 +251,13 @@ def test_the_last_gate_sees_such_a_number_where_the_rule_is_switched_off(
     assert scan.finds(buffer.getvalue(), b"", dataset, []) == (kept in (None, ""))
 
 
+def test_a_required_maker_that_is_not_known_is_a_dummy_and_a_known_one_stays() -> None:
+    for maker, after in (("Mercy Hill Workshop", "REMOVED"), ("SIEMENS", "SIEMENS"), ("", "")):
+        dataset = ct_dataset(Manufacturer=maker)
+        make_engine(PSEUDONYMS, "P", DeidentifyConfig()).clean(dataset)
+        assert dataset.Manufacturer == after
+
+
 def test_a_retained_station_name_is_no_residue_and_an_institution_still_is(tmp_path: Path) -> None:
     write_ct_series(tmp_path / "raw", num_slices=2, StationName="CTSCANNER01")
     config = {"retain_device_identity": True}

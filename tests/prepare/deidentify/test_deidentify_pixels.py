@@ -1,10 +1,12 @@
 """Text in pixels is blanked in the values, recorded or refused; what is not text stays to the bit."""
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pydicom
 import pytest
 from dicom_builder import ROOT, ct_dataset, write_ct_series, write_dataset
@@ -13,6 +15,7 @@ from pydicom.dataset import FileDataset
 from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless
 from test_deidentify_images import _key, deidentify  # noqa: F401
 
+from glint.cli.__main__ import main
 from glint.core.config.deidentify import DeidentifyConfig
 from glint.core.errors import Quarantine
 from glint.formats.dicom import read_dataset, stored_transfer_syntax
@@ -220,3 +223,51 @@ def test_names_burned_into_public_chest_pictures_are_blanked(real_data: Path) ->
         for top, left, bottom, right in lines:
             assert covered[top:bottom, left:right].mean() > 0.98, name
         assert covered.mean() < 0.08
+
+
+CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+ROAD: list[tuple[str, dict[str, Any], dict[str, bool], str | None]] = [
+    ("a film", {}, {}, None),
+    ("a film of the other polarity", {"PhotometricInterpretation": "MONOCHROME1"}, {}, None),
+    ("a capture of a film", {"SOPClassUID": CAPTURE}, {"accept_secondary_capture": True}, None),
+    ("a capture, by default", {"SOPClassUID": CAPTURE}, {}, "secondary_capture"),
+    ("a capture of a screen", {"SOPClassUID": CAPTURE, "Modality": "OT"}, {"accept_secondary_capture": True}, "secondary_capture"),
+    ("a film in colour", {"SamplesPerPixel": 3}, {}, "colour_image"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("case", "elements", "index", "reason"), ROAD, ids=[row[0] for row in ROAD])
+def test_a_name_burned_into_a_film_is_gone_after_stages_one_and_two(
+    tmp_path: Path, case: str, elements: dict[str, Any], index: dict[str, bool], reason: str | None
+) -> None:
+    """Oracles: the values that were drawn, the detector on what came out, and no file at all where it was refused."""
+    values, plain = film(), film("")
+    cr_file(tmp_path / "raw" / "a", values)
+    dataset = pydicom.dcmread(tmp_path / "raw" / "a")
+    for keyword, value in elements.items():
+        setattr(dataset, keyword, value)
+    if dataset.PhotometricInterpretation == "MONOCHROME1":
+        values, plain = TWELVE_BITS - values, TWELVE_BITS - plain
+        dataset.PixelData = values.astype("<u2").tobytes()
+    if dataset.SamplesPerPixel == 3:
+        dataset.PhotometricInterpretation, dataset.PlanarConfiguration = "RGB", 0
+        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
+        dataset.PixelData = np.repeat((values // 16).astype("u1")[..., None], 3, axis=-1).tobytes()
+    dataset.save_as(tmp_path / "raw" / "a")
+    config = json.dumps({"num_shards": 1, **index})
+    command = ["index", "images", "--modality", "cxr", "--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "index")]
+    assert main([*command, "--config", config]) == 0
+    out = tmp_path / "out" / "shard-000" / "manifest.parquet"
+    assert main(["deidentify", "images", "--index", str(tmp_path / "index" / "shard-000"), "--out", str(out)]) == 0
+    files = list(out.parent.rglob("*.dcm"))
+    assert pl.read_parquet(out)["reason"].to_list() == [reason]
+    assert len(files) == (reason is None)
+    if reason is None:
+        written = pydicom.dcmread(files[0])
+        lettered = values != plain
+        assert lettered.sum() > 500 and not (written.pixel_array == values)[lettered].any()
+        inverted = written.PhotometricInterpretation == "MONOCHROME1"
+        assert text_boxes(grey_levels(written.pixel_array, inverted=inverted)) == ()
+        assert np.array_equal(written.pixel_array[150:], values[150:])
+        (entry,) = json.loads((out.parent / "audit.json").read_text())["blanked"]
+        assert set(entry["sources"]) == {"detector"} and written.BurnedInAnnotation == "NO"

@@ -14,8 +14,9 @@ from glint.core.config.deidentify import DeidentifyConfig
 from glint.core.errors import Quarantine
 from glint.core.ids import Pseudonyms
 from glint.formats.dicom import dataset_bytes, read_dataset, stored_transfer_syntax
-from glint.prepare.deidentify.images import make_engine
+from glint.prepare.deidentify.images import SECONDARY_CAPTURE, make_engine
 from glint.prepare.deidentify.residual import PLACEHOLDERS, name_parts
+from glint.prepare.deidentify.rules import SOP_CLASSES
 
 PSEUDONYMS = Pseudonyms(b"k" * 32)
 FOLDERS = ("1_ct_dicom", "2_cxr_dicom", "3_phi_dicom")
@@ -80,12 +81,19 @@ def complaints(file: Path) -> set[str]:
 
 
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy absent: apt install dicom3tools")
-@pytest.mark.parametrize("folder", FOLDERS[:2])
+@pytest.mark.parametrize("folder", FOLDERS)
 def test_the_validator_has_nothing_new_to_say(real_data: Path, tmp_path: Path, folder: str) -> None:
-    for number, (file, _, content) in enumerate(cleaned_files(real_data, folder)[::4]):
+    """Of every file whose kind stage 02 passes; what the validator says of the raw file may stay."""
+    judged = 0
+    for number, (file, original, content) in enumerate(cleaned_files(real_data, folder)):
+        passes = str(original.get("SOPClassUID", "")) in {*SOP_CLASSES, SECONDARY_CAPTURE}
+        if not passes or original.get("SamplesPerPixel") != 1:  # colour is refused
+            continue
         cleaned = tmp_path / f"{number}.dcm"
         cleaned.write_bytes(content)
         assert complaints(cleaned) - complaints(file) == set(), file.name
+        judged += 1
+    assert judged >= {"1_ct_dicom": 40, "2_cxr_dicom": 5, "3_phi_dicom": 1}[folder]
 
 
 def test_dcm2niix_converts_a_cleaned_series(real_data: Path, tmp_path: Path) -> None:

@@ -41,8 +41,9 @@ rule deidentify_reports:
         recipe=recipe("deidentify"),
     shell:
         recorded(
-            "python -m glint deidentify reports --reports {input.reports} --studies {input.studies} "
-            "--out {output} --config {params.config:q}"
+            "python -m glint deidentify reports --reports {input.reports} --studies {input.studies} --out {output} "
+            "--original-spans restricted/{wildcards.modality}/02_deidentify/reports/{wildcards.shard}/original_spans.parquet "
+            "--config {params.config:q}"
         )
 
 

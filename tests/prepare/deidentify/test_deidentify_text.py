@@ -207,6 +207,10 @@ def test_report_and_header_of_a_patient_move_together(tmp_path: Path, monkeypatc
     assert main([*command, "--out", str(tmp_path / "a" / "manifest.parquet")]) == 0
     assert main([*command, "--out", str(tmp_path / "b" / "manifest.parquet")]) == 0
     assert (tmp_path / "a" / "manifest.parquet").read_bytes() == (tmp_path / "b" / "manifest.parquet").read_bytes()
+    spans = tmp_path / "restricted" / "02" / "original_spans.parquet"
+    again = [*command, "--out", str(tmp_path / "c" / "manifest.parquet"), "--original-spans"]
+    assert main([*again, str(spans)]) == 0 and main([*again, str(tmp_path / "open.parquet")]) == 1
+    assert spans.stat().st_mode & 0o077 == 0 and pl.read_parquet(spans).height > 0
     rows = {row["reason"]: row for row in pl.read_parquet(tmp_path / "a" / "manifest.parquet").iter_rows(named=True)}
     assert set(rows) == {None, "no_report"}
     key = Pseudonyms(bytes.fromhex((tmp_path / "secret" / "key").read_text()))

@@ -76,6 +76,32 @@ def test_the_option_columns_are_those_of_the_standard(real_data: Path) -> None:
             assert {name: row[name] for name in columns} == {k: original.get(v, "") for k, v in columns.items()}, row
 
 
+@pytest.mark.parametrize(
+    ("tag", "options"),
+    [
+        ("00100043", {"patient": "K"}),
+        ("00100042", {"patient": "C", "descriptors": "C"}),
+        ("00102161", {"patient": "K"}),
+        ("0040A034", {"full_dates": "K", "modified_dates": "C"}),
+        ("0040B03F", {"descriptors": "C"}),
+        ("300A0054", {"uids": "K"}),
+        ("00100011", {}),
+    ],
+)
+def test_options_of_newer_rows_are_those_of_the_web_page_of_2025(tag: str, options: dict[str, str]) -> None:
+    """Oracle: what another package read there, copied by hand; `data/README.md` names it."""
+    (row,) = (row for row in table.profile_rows() if row["tag"] == tag)
+    names = ("uids", "device", "institution", "patient", "full_dates", "modified_dates", "descriptors", "structured")
+    assert {name: row[name] for name in names if row[name]} == options and row["options_edition"] == "2025"
+
+
+def test_rows_without_known_options_keep_the_basic_action_under_every_option() -> None:
+    unknown = [row for row in table.profile_rows() if not row["options_edition"]]
+    assert len(unknown) == 9
+    every = table.profile_actions("uids", "device", "institution", "patient", "full_dates", "descriptors", "structured")
+    assert {every[int(row["tag"], 16)] for row in unknown} <= {"X", "D", "U"}
+
+
 @pytest.mark.parametrize("action", ["X", "Z", "D", "U"])
 def test_every_row_does_what_it_says_to_an_element(action: str) -> None:
     engine = make_engine(

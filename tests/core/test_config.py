@@ -16,12 +16,12 @@ def test_the_reference_file_is_what_the_fields_say():
     assert (FOLDER / "config.yaml").read_text() == reference_yaml(), "run python -m glint.core.config.reference"
 
 
-@pytest.mark.parametrize("cohort", ["demo", "demo_full", "none"])
+@pytest.mark.parametrize("cohort", ["demo", "demo_full", "ct_rate", "none"])
 def test_every_shipped_cohort_is_valid(cohort):
     assert read_config(FOLDER, {"cohort": cohort}).cohort == cohort
 
 
-@pytest.mark.parametrize("cohort", ["demo", "demo_full"])
+@pytest.mark.parametrize("cohort", ["demo", "demo_full", "ct_rate"])
 def test_an_overlay_names_every_stage_so_that_dvc_can_follow_it(cohort):
     stages = [name for name in read_config(FOLDER).model_dump() if name not in ("cohort", "cluster")]
     named = yaml.safe_load((FOLDER / f"{cohort}.yaml").read_text())
@@ -48,6 +48,24 @@ def test_a_value_from_the_command_line_arrives_with_its_type():
         ({"cohort": "nowhere"}, "nowhere.yaml: no such configuration file"),
         ({"index": {"ct": {"raw_dirs": ["/pacs/export"]}}}, "the demo's key but index.ct.raw_dirs"),
         ({"resample": {"ct": {"grid": [57, 56, 72]}}}, "no multiple of teacher.ct.encoder.patch"),
+        ({"teacher": {"ct": {"name": "dinov4"}}}, "no family 'dinov4'; known are vjepa_small, vjepa2_1"),
+        ({"teacher": {"ct": {"name": "dinov3"}}}, "source 'pretrain': dinov3 comes from hub or path"),
+        (
+            {"teacher": {"ct": {"name": "vjepa2_1", "source": "path", "location": "w.pt"}}},
+            "7 windows: vjepa2_1 takes 3 channels",
+        ),
+        (
+            {"cohort": "ct_rate", "resample": {"ct": {"preset": "ct_clip"}}, "teacher": {"ct": {"name": "dinov2"}}},
+            "no multiple of the patch (1, 14, 14)",
+        ),
+        (
+            {"cohort": "ct_rate", "features": {"ct": {"layers": [24]}}},
+            "features.ct.layers: vjepa2_1_vitl has blocks 0 to 23",
+        ),
+        (
+            {"cohort": "ct_rate", "train": {"ct": {"loss": {"dense_blocks": [30]}}}},
+            "train.ct.loss.dense_blocks: vjepa2_1_vitl",
+        ),
     ],
 )
 def test_a_wrong_value_is_named_in_one_line(overrides, words):

@@ -1,15 +1,18 @@
 """Every published architecture at its full size, without memory for its weights: tokens, grid, width, type, parameters."""
 
 from math import prod
+from pathlib import Path
 
 import pytest
 import torch
 
-from glint.core.config.families import FAMILIES, PUBLISHED, grid_of
+from glint.core.config.families import FAMILIES, PUBLISHED, grid_of, published_at
+from glint.core.config.schema import read_config
 from glint.core.errors import InputError
 from glint.teachers.published import published_description, published_shape
 from glint.teachers.sources import way_out
 
+CONFIG = Path(__file__).resolve().parents[2] / "config"
 MODEL_CARD_MILLIONS = {
     "vjepa2_1_vitb": 80,
     "vjepa2_1_vitl": 300,
@@ -85,3 +88,18 @@ def test_an_unknown_name_is_refused_and_a_gated_one_has_a_way_out():
     for entry in PUBLISHED.values():
         text = way_out(entry.location)
         assert "glint teachers fetch" in text and ("gated" in text) == entry.gated
+
+
+@pytest.mark.parametrize(
+    ("cohort", "modality", "name", "tokens"),
+    [("ct_rate", "ct", "vjepa2_1_vitl", 8192)],
+)
+def test_the_shipped_cohorts_fit_the_weights_that_they_name(cohort, modality, name, tokens):
+    config = read_config(CONFIG, {"cohort": cohort})
+    teacher, train = getattr(config.teacher, modality), getattr(config.train, modality)
+    assert published_at(teacher.location)[0] == name and teacher.name == PUBLISHED[name].family
+    encoder = published_shape(name, tuple(getattr(config.resample, modality).grid))
+    assert prod(encoder.grid) == tokens
+    assert len(teacher.windows) in (1, encoder.channels)
+    last = encoder.depth - 1
+    assert {*train.loss.dense_blocks, last} <= {*getattr(config.features, modality).layers}

@@ -2,14 +2,20 @@
 
 import cmath
 import math
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
+from stage_files import write_stages
 from tiny_encoders import DEPTH, WIDTH, official_state
 
+from glint.core.config.teacher import TeacherConfig
 from glint.core.errors import FingerprintError, InputError
 from glint.core.provenance import sha256_file
+from glint.prepare.resample import window_channels
+from glint.teachers.make import make_teacher
+from glint.teachers.registry import load_teacher
 from glint.teachers.sources import open_encoder
 from glint.teachers.vjepa2_1 import encoder_of_checkpoint
 
@@ -175,3 +181,20 @@ def test_a_checkpoint_file_is_opened_and_pinned(tmp_path, form):
     with pytest.raises(InputError, match="no multiple") as refusal:
         open_encoder("vjepa2_1", "path", str(path), (3, 12, 16))
     assert path.name in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_stage_07_makes_a_frozen_teacher_of_a_checkpoint_whose_folder_needs_no_checkpoint(tmp_path):
+    resampled, split = write_stages(tmp_path)
+    torch.save({"ema_encoder": official_state()}, tmp_path / "weights.pt")
+    windows = ((-1350.0, 150.0), (-160.0, 240.0), (-1000.0, 1000.0))
+    options = {"source": "path", "location": str(tmp_path / "weights.pt"), "windows": windows, "threads": 1}
+    config = TeacherConfig(name="vjepa2_1", sha256=sha256_file(tmp_path / "weights.pt"), **options)
+    channels = partial(window_channels, windows_hu=windows)
+    make_teacher([resampled], split, tmp_path / "07_teacher", config=config, channels=channels)
+    wanted = encoder_of_checkpoint(official_state(), (16, 16, 16)).eval()
+    (tmp_path / "weights.pt").unlink()
+    teacher, record = load_teacher(tmp_path / "07_teacher")
+    assert (record.name, record.grid, record.windows, record.training_studies) == ("vjepa2_1", (8, 4, 4), windows, 0)
+    volume = torch.rand(1, 3, 16, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(teacher.train().encode(volume).patch_tokens_BND, wanted(volume).patch_tokens_BND)

@@ -19,7 +19,7 @@ from glint.core.config.deidentify import DeidentifyConfig
 from glint.core.config.demo import DemoConfig
 from glint.core.config.evaluate import EvaluateConfig
 from glint.core.config.experiments import Experiment, run_of
-from glint.core.config.families import FAMILIES
+from glint.core.config.families import FAMILIES, published_at
 from glint.core.config.features import FeaturesConfig
 from glint.core.config.index import FilmIndexConfig, IndexConfig
 from glint.core.config.resample import FilmResampleConfig, ResampleConfig
@@ -82,16 +82,37 @@ class Config(StageConfig):
                     "remove key_file and set GLINT_DEID_KEY_FILE to a key of your own"
                 )
         for modality in modalities_of("teacher"):
-            teacher, grid = getattr(self.teacher, modality), tuple(getattr(self.resample, modality).grid)
-            patch, family = teacher.encoder.patch, FAMILIES[teacher.name]
-            where = f"teacher.{modality}.encoder.patch {tuple(patch)}"
-            if teacher.source != "pretrain" and family.patch_zyx is not None:
-                patch, where = family.patch_zyx, f"the patch {family.patch_zyx} of {teacher.name}"
-            if any(size % edge for size, edge in zip(grid, patch, strict=True)):
-                raise ValueError(f"resample.{modality}.grid {grid} is no multiple of {where}")
-            if teacher.source != "pretrain" and family.square and grid[1] != grid[2]:
-                raise ValueError(f"resample.{modality}.grid {grid}: {teacher.name} takes square slices")
+            check_teacher(
+                modality,
+                getattr(self.teacher, modality),
+                tuple(getattr(self.resample, modality).grid),
+                features=getattr(self.features, modality),
+                train=getattr(self.train, modality),
+            )
         return self
+
+
+def check_teacher(
+    modality: str, teacher: TeacherConfig, grid: tuple[int, ...], *, features: FeaturesConfig, train: TrainConfig
+) -> None:
+    """Raises ValueError where the volumes don't fit the teacher's patches, or blocks are asked for that published weights have not."""
+    patch, family = teacher.encoder.patch, FAMILIES[teacher.name]
+    where = f"teacher.{modality}.encoder.patch {tuple(patch)}"
+    if teacher.source != "pretrain" and family.patch_zyx is not None:
+        patch, where = family.patch_zyx, f"the patch {family.patch_zyx} of {teacher.name}"
+        patch = (1, *patch[1:]) if grid[0] == 1 else patch  # a single slice has patches of one slice
+        if family.square and grid[1] != grid[2]:
+            raise ValueError(f"resample.{modality}.grid {grid}: {teacher.name} takes square slices")
+    if any(size % edge for size, edge in zip(grid, patch, strict=True)):
+        raise ValueError(f"resample.{modality}.grid {grid} is no multiple of {where}")
+    known = published_at(teacher.location) if teacher.source != "pretrain" and teacher.location else None
+    if known is not None:
+        for key, blocks in (("features", features.layers), ("train", train.loss.dense_blocks)):
+            if beyond := [block for block in blocks if block >= known[1].depth]:
+                name = "layers" if key == "features" else "loss.dense_blocks"
+                raise ValueError(
+                    f"{key}.{modality}.{name}: {known[0]} has blocks 0 to {known[1].depth - 1}, not {beyond}"
+                )
 
 
 def modalities_of(stage: str) -> tuple[str, ...]:

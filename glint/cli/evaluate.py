@@ -7,6 +7,7 @@ from pathlib import Path
 from glint.cli.arguments import add_config_argument, stage_config_from_args
 from glint.cli.key_arguments import add_key_arguments, pseudonyms_from_args
 from glint.core.config.evaluate import EvaluateConfig
+from glint.core.errors import InputError
 
 HELP = "metrics with intervals, chance and yardsticks, tables, figures, and an HTML report"
 
@@ -33,7 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     models.add_argument("--resampled", type=Path, nargs="+", required=True, help="manifests of stage 04")
     models.add_argument("--sections", type=Path, nargs="+", required=True, help="manifests of stage 05")
     models.add_argument("--split", type=Path, required=True, help="manifest of stage 06")
-    models.add_argument("--features", type=Path, nargs="+", required=True, help="manifests of stage 08")
+    models.add_argument("--features", type=Path, nargs="*", default=[], help="manifests of stage 08")
+    models.add_argument(
+        "--teacher", type=Path, help="folder of stage 07, whose tokens are computed where stage 08 kept none"
+    )
     models.add_argument("--truth", type=Path, required=True, help="manifest of `glint evaluate truth`")
     models.add_argument("--out", type=Path, required=True, help="folder for metrics.json, tables, figures, report.html")
     add_config_argument(models)
@@ -75,6 +79,7 @@ def run_models(args: argparse.Namespace) -> None:
     """Measure, draw, write, tell."""
     from glint.evaluation.stage import Inputs, evaluate_models, with_pictures, write_evaluation
     from glint.evaluation.terminal import print_summary
+    from glint.evaluation.tokens import teacher_tokens, tokens_computed
 
     config = stage_config_from_args(args, EvaluateConfig)
     inputs = Inputs(
@@ -85,7 +90,10 @@ def run_models(args: argparse.Namespace) -> None:
         features=tuple(args.features),
         truth=args.truth,
     )
-    evaluation, studies = evaluate_models(inputs, config)
+    if not args.features and args.teacher is None:
+        raise InputError("glint evaluate models: give --features, or --teacher to compute its tokens")
+    read = teacher_tokens if args.features else tokens_computed(args.teacher, args.resampled)
+    evaluation, studies = evaluate_models(inputs, config, read_tokens=read)
     write_evaluation(with_pictures(evaluation, studies, inputs.checkpoints), args.out)
     print_summary(evaluation, args.out)
 

@@ -20,7 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sections", type=Path, nargs="+", required=True, help="manifests of stage 05")
     parser.add_argument("--split", type=Path, required=True, help="manifest of stage 06")
     parser.add_argument("--teacher", type=Path, required=True, help="folder of stage 07")
-    parser.add_argument("--features", type=Path, nargs="+", required=True, help="manifests of stage 08")
+    parser.add_argument(
+        "--features",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="manifests of stage 08; none: the teacher runs in every step",
+    )
     parser.add_argument("--state", type=Path, required=True, help="folder of resumable states, one per configuration")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write; it is made whole")
     parser.add_argument(
@@ -46,6 +52,7 @@ def run(args: argparse.Namespace) -> None:
     from glint.model.low_rank import merge_low_rank
     from glint.model.pretrained import checkpoint_of
     from glint.model.text_encoder import load_sentence_encoder
+    from glint.teachers.kernels import Kernel, TeacherPass
     from glint.teachers.registry import load_teacher
     from glint.training.curves import curves_csv, curves_png
     from glint.training.distributed import ranks_of_this_job
@@ -65,12 +72,15 @@ def run(args: argparse.Namespace) -> None:
     fingerprint = files.fingerprint(teacher_sha256=record.sha256)
     values = config.model_dump(mode="json")
     key = digest({"config": values, "code": code_digest("glint.cli.train"), "made_from": fingerprint})
-    sets = read_study_sets(files, config, teacher=record)
+    online = None if files.features else TeacherPass(teacher, Kernel(precision=config.teacher_precision))
+    sets = read_study_sets(files, config, teacher=record, online=online)
     training, validation = sets["train"], sets.get("validation")
     model = new_model(config, teacher=teacher, sentence_encoder=load_sentence_encoder(config.text), training=training)
     state = args.state / key[:16]
     with ranks_of_this_job() as ranks:
         model.to(ranks.device(config.device))
+        if online is not None:
+            online.teacher.to(model.device)
         if ranks.first:
             shared = f", shared by {ranks.size} processes" if ranks.size > 1 else ""
             log(

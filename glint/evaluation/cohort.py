@@ -55,8 +55,10 @@ def read_cohort(*, resampled: Sequence[Path], split: Path, truth: Path, features
     masks, findings = read_truth(truth)
     splits = read_manifest(split, "split").filter(pl.col("status") == "ok").select("study_id", "split")
     images = read_manifests(list(resampled), "resample").filter(pl.col("status") == "ok").join(splits, on="study_id")
-    encoded = read_manifests(list(features), "features").filter(pl.col("status") == "ok").select("study_id")
-    drawn = masks.select("study_id", "findings", truth_path="path").join(encoded, on="study_id", how="semi")
+    drawn = masks.select("study_id", "findings", truth_path="path")
+    if features:  # none where the teacher ran in the training step
+        encoded = read_manifests(list(features), "features").filter(pl.col("status") == "ok").select("study_id")
+        drawn = drawn.join(encoded, on="study_id", how="semi")
     studies: dict[str, list[Study]] = {"train": [], "validation": [], "test": []}
     missing = dict.fromkeys(studies, 0)
     for row in images.join(drawn, on="study_id", how="left").sort("study_id").to_dicts():

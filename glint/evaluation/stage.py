@@ -114,7 +114,7 @@ def yardsticks(
     tokens = read_tokens(inputs.features, [one.study_id for one in (*training, *measured, *fitted_on)])
     if tokens.shape[1] != math.prod(arm.grid):
         raise InputError(
-            f"{inputs.features[0]}: {tokens.shape[1]} tokens per study, the model has {math.prod(arm.grid)} patches; "
+            f"{next(iter(inputs.features), 'the teacher')}: {tokens.shape[1]} tokens per study, the model has {math.prod(arm.grid)} patches; "
             "teacher and checkpoint must share one grid: run stages 08 and 09 again"
         )
     num, end = len(training), len(training) + len(measured)

@@ -1,6 +1,6 @@
 """Frozen teacher tokens of the studies that the supervised yardstick sees."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from glint.core.errors import InputError
 from glint.formats.feature_cache import FeatureCache
 from glint.formats.manifest import read_manifests
+from glint.formats.nifti import load_model_volume
 
 FINAL = "final"
 
@@ -40,3 +41,28 @@ def teacher_tokens(
         layer = str(block) if block is not None else FINAL if FINAL in cache.layers else cache.layers[-1]
         tokens.append(cache.read(layer, [cache.row(study)])[0])
     return np.stack(tokens)
+
+
+def tokens_computed(teacher: Path, resampled: Sequence[Path]) -> Callable[..., NDArray[np.floating]]:
+    """What `teacher_tokens` reads, computed by the teacher of a stage-07 folder where stage 08 kept none."""
+
+    def read(_manifests: Sequence[Path], study_ids: Sequence[str]) -> NDArray[np.floating]:
+        import torch
+
+        from glint.prepare.resample import window_channels
+        from glint.teachers.registry import load_teacher
+
+        encoder, record = load_teacher(teacher)
+        paths = {
+            row["study_id"]: Path(row["folder"], row["path"])
+            for row in read_manifests(list(resampled), "resample").filter(pl.col("status") == "ok").to_dicts()
+        }
+        found = []
+        for study in study_ids:
+            channels = window_channels(load_model_volume(paths[study])[0], record.windows)
+            found.append(
+                encoder.encode(torch.from_numpy(channels)[None]).patch_tokens_BND[0].numpy().astype(np.float16)
+            )
+        return np.stack(found)
+
+    return read

@@ -1,12 +1,14 @@
 """What training holds in memory: volumes, valid patches, teacher tokens, sentences and what studies state."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from glint.core.config.train import AugmentConfig, SentenceConfig, TrainConfig
 from glint.core.prompts import finding_prompt
@@ -19,9 +21,12 @@ from glint.prepare.sections.sentence_classes import (
     pair_relations,
     sentence_class,
 )
+from glint.teachers.crops import moved_tokens
 from glint.training.distributed import ALONE, Ranks
+from glint.training.mirror import mirrored_text
 from glint.training.sampler import batch_rows, repeats_of, sentence_draw
 from glint.training.step import Batch
+from glint.training.teacher_tokens import PLAIN, TeacherTokens, View, seen_volume
 
 FIRST_PROMPT_INDEX = 1_000_000  # sentence_index of generated sentences, above every real one
 Windows = Sequence[tuple[float, float]]
@@ -31,8 +36,8 @@ Windows = Sequence[tuple[float, float]]
 class StudySet:
     """Studies of one split; row b is study_ids[b].
 
-    `volume_BZYX` int16 HU on the model grid; `weight_BP` c_p; `teacher` block → (B, P, D) float16; `findings`: names that
-    some report states as present.
+    `volume_BZYX` int16 HU on the model grid; `weight_BP` c_p; `teacher` the frozen teacher's tokens, cached or computed when
+    asked; `patch_zyx` voxels of a patch; `findings`: names that some report states as present.
     """
 
     study_ids: tuple[str, ...]
@@ -41,7 +46,8 @@ class StudySet:
     windows: Windows
     statements: StudyStatements
     queries: SentenceQueries
-    teacher: Mapping[int, NDArray[np.float16]] = field(default_factory=dict)
+    teacher: TeacherTokens | None = None
+    patch_zyx: tuple[int, int, int] = (8, 8, 8)
     findings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -127,9 +133,50 @@ def photometric(
     return np.clip(changed, 0, 1).astype(np.float32)
 
 
-def volume_tensor(studies: StudySet, rows: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
-    """(B, C, Z, Y, X) window channels of the studies `rows`."""
-    return np.stack([window_channels(studies.volume_BZYX[row], studies.windows) for row in rows])
+def volume_tensor(
+    studies: StudySet, rows: Sequence[int] | NDArray[np.int64], view: View = PLAIN
+) -> NDArray[np.float32]:
+    """(B, C, Z, Y, X) window channels of the studies `rows`, in this view."""
+    return np.stack([window_channels(seen_volume(studies.volume_BZYX[row], view), studies.windows) for row in rows])
+
+
+def view_of(config: AugmentConfig, *, seed: int, step: int) -> View:
+    """How all studies of a step are seen; one view for all, so that sides stated by reports agree across the batch."""
+    rng = generator(seed, "view", step)
+    far = config.shift_voxels
+    shift = tuple(int(one) for one in rng.integers(-far, far + 1, size=3)) if far else (0, 0, 0)
+    mirrored = bool(rng.random() < config.flip)
+    return View(shift_zyx=(shift[0], shift[1], shift[2]), mirrored=mirrored)
+
+
+def grid_of(studies: StudySet) -> tuple[int, int, int]:
+    """Patches along (z, y, x)."""
+    z, y, x = (size // edge for size, edge in zip(studies.volume_BZYX.shape[1:], studies.patch_zyx, strict=True))
+    return z, y, x
+
+
+def known_patches(studies: StudySet, view: View) -> Tensor | None:
+    """(P,) patches whose centre lies on the teacher's canvas; None for all."""
+    if view.shift_zyx == (0, 0, 0):
+        return None
+    grid = grid_of(studies)
+    valid = moved_tokens(torch.zeros(1, math.prod(grid), 1), grid, studies.patch_zyx, view.shift_zyx)[1]
+    return valid.reshape(grid).flip(2).flatten() if view.mirrored else valid
+
+
+def seen_weights(studies: StudySet, rows: NDArray[np.int64], view: View) -> Tensor:
+    """(B, P) c_p in this view: 0 where a patch's centre comes from outside the volume."""
+    weight_BP = torch.from_numpy(studies.weight_BP[rows])
+    if view == PLAIN:
+        return weight_BP
+    grid = grid_of(studies)
+    moved, valid = moved_tokens(weight_BP[..., None], grid, studies.patch_zyx, view.shift_zyx)
+    # A patch of which half comes from the padding belongs to it: the weight is c_p or 0, never between.
+    largest = weight_BP.amax(dim=1, keepdim=True)
+    kept = torch.where((moved[..., 0] >= 0.5 * largest) & valid, largest, torch.zeros_like(largest))
+    if view.mirrored:
+        kept = kept.reshape(-1, *grid).flip(3).reshape(len(rows), -1)
+    return kept
 
 
 def make_batch(
@@ -159,10 +206,11 @@ def make_batch(
         relation_TB = np.where(taken.study[:, None] == rows[None, :], POSITIVE, NEGATIVE).astype(np.int8)
     part = ranks.part(len(rows))
     own = rows[part]
+    view = view_of(config.augment, seed=seed, step=step)
     volume_BCZYX = None
     if not resting:
         channels = photometric(
-            volume_tensor(studies, own),
+            volume_tensor(studies, own, view),
             config.augment,
             generator(seed, "augment", step),
             batch_size=len(rows),
@@ -171,8 +219,9 @@ def make_batch(
         volume_BCZYX = torch.from_numpy(channels)
     return Batch(
         volume_BCZYX=volume_BCZYX,
-        patch_weight_BP=torch.from_numpy(studies.weight_BP[own]),
-        sentences=taken.texts,
+        patch_weight_BP=seen_weights(studies, own, view),
+        sentences=tuple(map(mirrored_text, taken.texts)) if view.mirrored else taken.texts,
         relation_TB=torch.from_numpy(relation_TB),
-        teacher={block: torch.from_numpy(studies.teacher[block][own]).float() for block in blocks},
+        teacher=studies.teacher.read(blocks, own, view) if studies.teacher is not None and blocks else {},
+        valid_P=known_patches(studies, view),
     )

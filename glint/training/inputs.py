@@ -17,8 +17,10 @@ from glint.formats.feature_cache import FeatureCache
 from glint.formats.manifest import read_manifest, read_manifests
 from glint.formats.nifti import load_model_volume
 from glint.model.alignment import valid_patches
+from glint.teachers.kernels import TeacherPass
 from glint.teachers.registry import TeacherRecord
 from glint.training.dataset import StudySet, study_texts
+from glint.training.teacher_tokens import CachedTokens, OnlineTokens, TeacherTokens
 
 SPLITS = ("train", "validation")
 
@@ -109,15 +111,15 @@ def volume_digests(resampled: Sequence[Path], study_ids: Sequence[str]) -> dict[
     return {study: sha256_file(Path(rows[study]["folder"], rows[study]["path"])) for study in study_ids}
 
 
-def read_teacher_tokens(
+def cached_tokens(
     features: Sequence[Path],
     study_ids: Sequence[str],
     blocks: Sequence[int],
     *,
     teacher: TeacherRecord,
     sources: Mapping[str, str],
-) -> dict[int, NDArray[np.float16]]:
-    """Block → tokens (B, P, D) of the studies, in their order. `sources`: study → SHA-256 of its volume.
+) -> CachedTokens:
+    """Mapped tokens of the studies, in their order. `sources`: study → SHA-256 of its volume.
 
     Raises:
         InputError: the cache lacks a study or a block.
@@ -125,7 +127,7 @@ def read_teacher_tokens(
     """
     rows = {row["study_id"]: row for row in read_manifests(list(features), "features").iter_rows(named=True)}
     caches: dict[Path, FeatureCache] = {}
-    found: dict[int, list[NDArray[np.float16]]] = {block: [] for block in blocks}
+    place_B, rows_B = [], []
     for study_id in study_ids:
         path = Path(rows[study_id]["folder"], rows[study_id]["path"])
         if path not in caches:
@@ -136,10 +138,16 @@ def read_teacher_tokens(
                 raise FingerprintError(
                     f"{path}: grid {caches[path].grid}, the teacher's is {teacher.grid}; run stage 08 again"
                 )
-        cache = caches[path]
-        for block in blocks:
-            found[block].append(cache.read(block, [cache.row(study_id)])[0])
-    return {block: np.stack(tokens) for block, tokens in found.items()}
+            for block in blocks:
+                caches[path].read(block, [])
+        place_B.append(list(caches).index(path))
+        rows_B.append(caches[path].row(study_id))
+    return CachedTokens(
+        caches=tuple(caches.values()),
+        cache_B=np.array(place_B, np.int64),
+        rows_B=np.array(rows_B, np.int64),
+        patch_zyx=teacher.patch,
+    )
 
 
 def needed_blocks(config: TrainConfig, *, depth: int) -> tuple[int, ...]:
@@ -154,12 +162,19 @@ def needed_blocks(config: TrainConfig, *, depth: int) -> tuple[int, ...]:
     return tuple(sorted(blocks | ({depth - 1} if config.head_steps or config.model.whiten_ridge else set())))
 
 
-def read_study_sets(files: InputFiles, config: TrainConfig, *, teacher: TeacherRecord) -> Mapping[str, StudySet]:
-    """Training and validation studies, whole in memory (int16 volumes, float16 tokens).
+def read_study_sets(
+    files: InputFiles, config: TrainConfig, *, teacher: TeacherRecord, online: TeacherPass | None = None
+) -> Mapping[str, StudySet]:
+    """Training and validation studies: int16 volumes in memory; the teacher's tokens mapped, or computed by `online` when asked.
 
     Raises:
         InputError: no study is left to train on, or a file is absent or damaged.
+        ConfigError: views are asked for that cached tokens don't have.
     """
+    if online is None and config.augment.flip > 0:
+        raise ConfigError(
+            "train.augment.flip: the cached tokens of a volume are not those of its mirror image; set teacher.features to online"
+        )
     studies = usable_studies(files)
     if not studies["train"]:
         raise InputError(
@@ -176,17 +191,12 @@ def read_study_sets(files: InputFiles, config: TrainConfig, *, teacher: TeacherR
             files.resampled, study_ids, teacher=teacher, reference_patch_mm3=config.model.reference_patch_mm3
         )
         statements, queries = study_texts(sentences, findings, study_ids, config.sentences)
-        tokens = (
-            read_teacher_tokens(
-                files.features,
-                study_ids,
-                blocks,
-                teacher=teacher,
-                sources=volume_digests(files.resampled, study_ids),
-            )
-            if name == "train" and blocks
-            else {}
-        )
+        tokens: TeacherTokens | None = None
+        if name == "train" and blocks and online is not None:
+            tokens = OnlineTokens(teacher=online, volume_BZYX=volumes, windows=teacher.windows)
+        elif name == "train" and blocks:
+            sources = volume_digests(files.resampled, study_ids)
+            tokens = cached_tokens(files.features, study_ids, blocks, teacher=teacher, sources=sources)
         sets[name] = StudySet(
             study_ids=tuple(study_ids),
             volume_BZYX=volumes,
@@ -195,6 +205,7 @@ def read_study_sets(files: InputFiles, config: TrainConfig, *, teacher: TeacherR
             statements=statements,
             queries=queries,
             teacher=tokens,
+            patch_zyx=teacher.patch,
             findings=tuple(sorted(present.filter(pl.col("study_id").is_in(study_ids))["finding"].unique())),
         )
     return sets

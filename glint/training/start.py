@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 
 from glint.core.config.train import ModelConfig, TrainConfig
 from glint.core.errors import ConfigError
@@ -31,9 +32,7 @@ def new_model(
         model.text.fit_standardisation(training.queries.texts)
         last = model.student.encoder.depth - 1
         if config.model.whiten_ridge is not None:
-            tokens_ND = torch.from_numpy(training.teacher[last]).flatten(0, 1)
-            stride = -(-len(tokens_ND) // WHITENING_TOKENS)
-            resting_ND = model.student.resting_tokens(tokens_ND[::stride].float())
+            resting_ND = model.student.resting_tokens(some_tokens(training, last))
             model.whiten_heads(resting_ND, ridge=config.model.whiten_ridge)
         adapt(model.student, config.model)
     return model
@@ -45,6 +44,24 @@ def adapt(student: Student, config: ModelConfig) -> None:
         add_low_rank(student.encoder, student.encoder.blocks, rank=config.lora_rank, alpha=config.lora_alpha)
     elif config.adaptation == "frozen":
         student.encoder.requires_grad_(False)
+
+
+def some_tokens(training: StudySet, block: int) -> Tensor:
+    """(N, D) tokens of a block, evenly drawn from all studies, at most `WHITENING_TOKENS`.
+
+    Raises:
+        ConfigError: the studies come without teacher.
+    """
+    if training.teacher is None:
+        raise ConfigError("train.model.whiten_ridge: needs the teacher's tokens; set it to null, or give them")
+    patches = training.weight_BP.shape[1]
+    stride = -(-len(training) * patches // WHITENING_TOKENS)
+    found = []
+    for row in range(len(training)):
+        first = -row * patches % stride
+        if first < patches:
+            found.append(training.teacher.read([block], [row])[block][0, first::stride].cpu())
+    return torch.cat(found)
 
 
 def preprocessing_of(teacher: TeacherRecord, preparation: Mapping[str, Any]) -> Preprocessing:

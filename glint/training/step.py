@@ -27,7 +27,7 @@ class Batch:
     """B studies and T sentences; shared by R processes, one holds B / R of the studies and the relations of all.
 
     `volume_BCZYX` window channels in [0, 1], None while the encoder rests; `patch_weight_BP` c_p; `relation_TB` int8
-    codes; `teacher` block → (B, P, D).
+    codes; `teacher` block → (B, P, D); `valid_P` patches of which the teacher has tokens, None for all.
     """
 
     volume_BCZYX: Tensor | None
@@ -35,6 +35,7 @@ class Batch:
     sentences: tuple[str, ...]
     relation_TB: Tensor
     teacher: Mapping[int, Tensor]
+    valid_P: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.patch_weight_BP)
@@ -47,6 +48,7 @@ class Batch:
             patch_weight_BP=self.patch_weight_BP.to(device, dtype),
             relation_TB=self.relation_TB.to(device),
             teacher={block: tokens_BPD.to(device, dtype) for block, tokens_BPD in self.teacher.items()},
+            valid_P=None if self.valid_P is None else self.valid_P.to(device),
         )
 
     def piece(self, number: int, pieces: int) -> "Batch":
@@ -133,7 +135,12 @@ def training_step(
         total = total + aligned
     if tokens.hidden:
         hidden = {block: at_least_float32(tokens_BPD) for block, tokens_BPD in tokens.hidden.items()}
-        total = total + _dense_term(model, hidden, batch.teacher, gram_generator, numbers)
+        teacher = batch.teacher
+        if batch.valid_P is not None:
+            hidden, teacher = (
+                {block: one[:, batch.valid_P] for block, one in held.items()} for held in (hidden, teacher)
+            )
+        total = total + _dense_term(model, hidden, teacher, gram_generator, numbers)
     numbers["loss"] = float(total.detach())
     return StepResult(total=total, numbers=numbers)
 

@@ -13,6 +13,7 @@ from glint.teachers.registry import FrozenTeacher
 from glint.teachers.vjepa import EncoderConfig, VisionTransformer3D
 from glint.training.dataset import StudySet, study_texts
 from glint.training.start import new_model
+from glint.training.teacher_tokens import PLAIN
 
 GRID, PATCH = (24, 24, 32), (8, 8, 8)
 PATCHES = 36
@@ -52,6 +53,17 @@ def cohort(studies: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray, pl.D
     )
 
 
+class HeldTokens:
+    """What a cache would give, from memory: float16 tokens of the volumes as they are."""
+
+    def __init__(self, tokens):
+        self.tokens = tokens
+
+    def read(self, blocks, rows, view=PLAIN):
+        assert view == PLAIN
+        return {block: self.tokens[block][list(rows)].float() for block in blocks}
+
+
 def study_set(
     studies: int, *, seed: int = 0, sentences: SentenceConfig | None = None, teacher: FrozenTeacher | None = None
 ) -> tuple[StudySet, np.ndarray]:
@@ -59,11 +71,12 @@ def study_set(
     volume, lesion, said, stated = cohort(studies, seed=seed)
     ids = [f"s{study}" for study in range(studies)]
     statements, queries = study_texts(said, stated, ids, sentences or SentenceConfig())
-    tokens = {}
+    tokens = None
     if teacher is not None:
         channels = torch.from_numpy(np.stack([window_channels(one, WINDOWS) for one in volume]))
-        encoded = teacher.encode(channels, layers=(0, 1)).hidden
-        tokens = {block: found.numpy().astype(np.float16) for block, found in encoded.items()}
+        tokens = HeldTokens(
+            {block: one.half() for block, one in teacher.encode(channels, layers=(0, 1)).hidden.items()}
+        )
     return (
         StudySet(
             study_ids=tuple(ids),

@@ -295,6 +295,21 @@ def test_the_model_card_tells_data_metrics_and_limits_and_no_study(trained: Path
     assert not re.search(r"\bs\d\b", card), "no study is named"
 
 
+def test_without_a_cache_the_teacher_runs_in_every_step(
+    inputs: list[str], trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = inputs.index("--features")
+    online = [*inputs[:place], *inputs[place + 2 :]]
+    assert main(command(online, tmp_path / "glint", tmp_path / "state")[3:]) == 0
+    ours, theirs = ((folder / "curves.csv").read_text().splitlines() for folder in (tmp_path / "glint", trained))
+    loss = ours[0].split(",").index("loss")
+    for one, other in zip(ours[1:], theirs[1:], strict=True):
+        assert float(one.split(",")[loss]) == pytest.approx(float(other.split(",")[loss]), abs=2e-3)
+    again = command(inputs, tmp_path / "o", tmp_path / "s", augment={"flip": 0.5})
+    assert main(again[3:]) == 1
+    assert "set teacher.features to online" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("changed", ["weight", "window", "volume"])
 def test_tokens_of_other_weights_another_recipe_or_another_volume_are_not_trained_on(
     inputs: list[str], tmp_path: Path, changed: str, capsys: pytest.CaptureFixture[str]

@@ -39,6 +39,15 @@ def test_every_public_target_plans_from_nothing(tmp_path, target):
     assert jobs["demo"] == 1 and jobs["total"] >= 2
 
 
+def test_with_an_online_teacher_nothing_plans_a_feature_cache(tmp_path):
+    online = ("--config", 'teacher={"ct":{"features":"online"}}')
+    plan = snakemake(tmp_path, "--dry-run", "--printshellcmds", *online, "--", "evaluate_ct")
+    jobs = planned(plan)
+    assert "features" not in jobs and jobs["train"] == 2
+    assert "--features" not in plan.stdout
+    assert "--teacher results/ct/07_teacher" in plan.stdout
+
+
 def films(tmp_path: Path, more: str = "") -> list[str]:
     (tmp_path / "films").mkdir()
     return ["--config", f'index={{"cxr":{{"raw_dirs":["films"],"num_shards":3{more}}}}}', "deidentify={key_file: null}"]

@@ -5,7 +5,7 @@ rule train:
         teacher="results/{modality}/07_teacher/teacher.json",
         resampled=per_shard("results/{modality}/04_resample/{shard}/manifest.parquet"),
         sections=per_shard("results/{modality}/05_sections/{shard}/manifest.parquet"),
-        features=per_shard("results/{modality}/08_features/{shard}/manifest.parquet"),
+        features=cached_features,
     output:
         "results/{modality}/09_train/{arm}/fingerprint.json",
     log:
@@ -25,6 +25,7 @@ rule train:
         teacher=subpath(input.teacher, parent=True),
         out=subpath(output[0], parent=True),
         state="state/{modality}/09_train/{arm}",
+        features=features_argument,
         launcher=launcher(),
         limit=time_limit(),
         preparation=preparation_json(),
@@ -35,7 +36,7 @@ rule train:
         recorded(
             "{params.launcher} python -m glint train --resampled {input.resampled} "
             "--sections {input.sections} --split {input.split} --teacher {params.teacher} "
-            "--features {input.features} --state {params.state} --out {params.out} {params.limit} "
+            "{params.features} --state {params.state} --out {params.out} {params.limit} "
             "--preparation {params.preparation:q} {params.synthetic} "
             "--config {params.config:q}"
         )

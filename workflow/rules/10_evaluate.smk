@@ -36,7 +36,7 @@ rule evaluate_models:
         split="results/{modality}/06_split/manifest.parquet",
         resampled=per_shard("results/{modality}/04_resample/{shard}/manifest.parquet"),
         sections=per_shard("results/{modality}/05_sections/{shard}/manifest.parquet"),
-        features=per_shard("results/{modality}/08_features/{shard}/manifest.parquet"),
+        features=cached_features,
     output:
         "results/{modality}/10_evaluate/metrics.json",
     log:
@@ -55,11 +55,15 @@ rule evaluate_models:
             Path(path).parent for path in input.checkpoints
         ],
         out=subpath(output[0], parent=True),
+        features=lambda wildcards, input: (
+            features_argument(wildcards, input)
+            or f"--teacher results/{wildcards.modality}/07_teacher"
+        ),
     shell:
         recorded(
             "python -m glint evaluate models --checkpoints {params.checkpoints} "
             "--resampled {input.resampled} --sections {input.sections} --split {input.split} "
-            "--features {input.features} --truth {input.truth} --out {params.out} "
+            "{params.features} --truth {input.truth} --out {params.out} "
             "--config {params.config:q}"
         )
 

@@ -69,6 +69,20 @@ def wanted(modality, files):
     return files if section("index", modality).raw_dirs else []
 
 
+def cached_features(wildcards):
+    """Input function: manifests of stage 08; none where the teacher runs in the training step."""
+    if section("teacher", wildcards.modality).features == "online":
+        return []
+    return per_shard("results/{modality}/08_features/{shard}/manifest.parquet")(
+        wildcards
+    )
+
+
+def features_argument(wildcards, input):
+    """Shell text that names the manifests of stage 08, if there are any."""
+    return f"--features {input.features}" if input.features else ""
+
+
 def kinds(modality):
     """What of a modality is indexed and cleaned: images alone where there is no report table."""
     return (

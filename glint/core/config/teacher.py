@@ -114,6 +114,11 @@ class TeacherConfig(StageConfig):
         default="pretrain",
         description="pretrain here; path: a folder or file of weights; hub: a transformers model id, from the local cache",
     )
+    features: Literal["cached", "online"] = Field(
+        default="cached",
+        description="where training gets the tokens: cached by stage 08 and mapped; or online, the frozen teacher runs in every step and "
+        "stage 08 is not needed (flips, random shifts without interpolation, cohorts whose cache would not fit)",
+    )
     name: str = Field(
         default="vjepa_small", description=f"family: {', '.join(FAMILIES)}; `glint teachers list` tells more"
     )

@@ -176,11 +176,23 @@ class SentenceConfig(StageConfig):
 
 
 class AugmentConfig(StageConfig):
-    """Photometric change of the student's input only; the teacher sees clean volumes. No flips: left is not right."""
+    """What the student sees otherwise than the teacher: photometric changes are its alone. No flips by default: left is not right."""
 
     gain: float = Field(default=0.0, ge=0, lt=1, description="largest relative change of a window channel's contrast")
     offset: float = Field(default=0.0, ge=0, lt=1, description="largest shift of a window channel, in window widths")
     noise: float = Field(default=0.0, ge=0, lt=1, description="standard deviation of voxel noise, in window widths")
+    shift_voxels: int = Field(
+        default=0,
+        ge=0,
+        description="largest move per axis, one for all studies of a step; cached tokens are interpolated at the student's patch centres",
+    )
+    flip: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of the steps that see mirrored volumes and exchanged sides; needs teacher.features: online, "
+        "for cached tokens of a mirrored volume don't exist",
+    )
 
 
 class TrainConfig(StageConfig):
@@ -242,6 +254,10 @@ class TrainConfig(StageConfig):
     )
     checkpoint_every: int = Field(default=50, ge=1, description="steps between saves of the resumable state")
     validate_every: int = Field(default=100, ge=1, description="steps between zero-shot validations")
+    teacher_precision: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="of a teacher that runs in the step (teacher.features: online); cached tokens have stage 08's",
+    )
     teacher_cosine_warning: float = Field(
         default=0.8, ge=-1, le=1, description="a block whose tokens fall below this cosine to the teacher is warned of"
     )

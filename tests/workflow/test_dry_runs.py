@@ -41,7 +41,8 @@ def test_every_public_target_plans_from_nothing(tmp_path, target):
 
 def test_with_an_online_teacher_nothing_plans_a_feature_cache(tmp_path):
     online = ("--config", 'teacher={"ct":{"features":"online"}}')
-    plan = snakemake(tmp_path, "--dry-run", "--printshellcmds", *online, "--", "evaluate_ct")
+    shown = ("--dry-run", "--printshellcmds", "--quiet", "host")
+    plan = snakemake(tmp_path, *shown, *online, "--", "evaluate_ct")
     jobs = planned(plan)
     assert "features" not in jobs and jobs["train"] == 2
     assert "--features" not in plan.stdout

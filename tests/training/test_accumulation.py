@@ -31,9 +31,15 @@ def training() -> StudySet:
 
 
 def gradients(
-    training: StudySet, at_once: int | None, *, pooling: str = "gate", resting: bool = False, no_text: bool = False
+    training: StudySet,
+    at_once: int | None,
+    *,
+    pooling: str = "gate",
+    resting: bool = False,
+    no_text: bool = False,
+    config: TrainConfig = CONFIG,
 ) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-    model = small_model(CONFIG, training, pooling=pooling).double()
+    model = small_model(config, training, pooling=pooling).double()
     batch = make_batch(training, CONFIG, step=1, blocks=(0, 1), resting=resting)
     if no_text:
         batch = replace(batch, sentences=(), relation_TB=batch.relation_TB[:0])
@@ -54,6 +60,20 @@ def test_pieces_give_the_gradient_and_the_numbers_of_the_whole_batch(
     for name, gradient in expected.items():
         assert torch.allclose(found[name], gradient, rtol=1e-10, atol=1e-12), name
     assert said == pytest.approx(told, rel=1e-10, abs=1e-12, nan_ok=True)
+
+
+@pytest.mark.parametrize(("gate", "contrastive"), [("recompute", 1.0), ("one_pass", 0.0)])
+def test_the_gate_may_be_blocked_in_pieces_too(training: StudySet, gate: str, contrastive: float) -> None:
+    changes = {
+        "model": CONFIG.model.model_copy(update={"gate": gate}),
+        "loss": CONFIG.loss.model_copy(update={"contrastive": contrastive}),
+    }
+    config = CONFIG.model_copy(update=changes)
+    (expected, told), (found, said) = gradients(training, None, config=config), gradients(training, 2, config=config)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        assert torch.allclose(found[name], gradient, rtol=1e-9, atol=1e-11), name
+    assert said == pytest.approx(told, rel=1e-9, abs=1e-11, nan_ok=True)
 
 
 def test_adding_up_the_losses_of_small_batches_would_be_another_gradient(training: StudySet) -> None:

@@ -133,7 +133,7 @@ class Glint(nn.Module):
 
         `patch_weight_BP` is c_p: 0 or false for padding, 1 or true for a patch of the reference size.
         """
-        weight_BP = patch_weight_BP.to(tokens.value_BPD.dtype)
+        weight_BP = patch_weight_BP.to(torch.promote_types(tokens.value_BPD.dtype, torch.float32))
         with torch.autocast(weight_BP.device.type, enabled=False):  # a posterior of 1 / P has no digits in bfloat16
             return self.pooling.align(self, queries, tokens, weight_BP)
 
@@ -153,7 +153,7 @@ class Glint(nn.Module):
         return GateArguments(
             queries=queries,
             tokens=tokens,
-            weight_BP=patch_weight_BP.to(tokens.value_BPD.dtype),
+            weight_BP=patch_weight_BP.to(torch.promote_types(tokens.value_BPD.dtype, torch.float32)),
             null_D=self.null_D,
             scale=self.gate.scale,
             bias=self.gate.bias,

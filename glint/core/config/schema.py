@@ -21,6 +21,7 @@ from glint.core.config.evaluate import EvaluateConfig
 from glint.core.config.experiments import Experiment, run_of
 from glint.core.config.families import FAMILIES, published_at
 from glint.core.config.features import FeaturesConfig
+from glint.core.config.grids import GRID_PRESETS, WINDOWS_HU
 from glint.core.config.index import FilmIndexConfig, IndexConfig
 from glint.core.config.resample import FilmResampleConfig, ResampleConfig
 from glint.core.config.sections import SectionsConfig
@@ -89,6 +90,7 @@ class Config(StageConfig):
                 features=getattr(self.features, modality),
                 train=getattr(self.train, modality),
             )
+            check_windows(modality, getattr(self.teacher, modality), getattr(self.resample, modality).preset)
         return self
 
 
@@ -113,6 +115,20 @@ def check_teacher(
                 raise ValueError(
                     f"{key}.{modality}.{name}: {known[0]} has blocks 0 to {known[1].depth - 1}, not {beyond}"
                 )
+
+
+def check_windows(modality: str, teacher: TeacherConfig, preset: str | None) -> None:
+    """A published teacher on a named grid gets the windows that belong to it.
+
+    Raises:
+        ValueError: it gets others.
+    """
+    named = GRID_PRESETS[preset].windows if preset is not None else ()
+    if teacher.source != "pretrain" and named and teacher.windows != tuple(WINDOWS_HU[one] for one in named):
+        raise ValueError(
+            f"teacher.{modality}.windows {tuple(teacher.windows)} are not those of resample.{modality}.preset "
+            f"{preset}: set them to [{', '.join(named)}], or name spacing_mm and grid instead of the preset"
+        )
 
 
 def modalities_of(stage: str) -> tuple[str, ...]:

@@ -210,14 +210,16 @@ def _why_stale(receipt: Receipt, recipe: Recipe | None, made: Mapping[str, str],
 def _stamp(path: Path, seconds: float) -> bool:
     """Set the modification time of `path`, and of the link itself where DVC made it one: Snakemake looks at the link.
 
-    False where the file system or another owner forbids it.
+    False where the file system or another owner forbids it. Of a link its own time counts: what it points to may lie in a
+    cache that is read-only or shared.
     """
-    try:
-        os.utime(path, (seconds, seconds))
-        if path.is_symlink():
-            os.utime(path, (seconds, seconds), follow_symlinks=False)
-    except OSError:
-        return False
+    linked = path.is_symlink()
+    for link_itself in (False, True) if linked else (False,):
+        try:
+            os.utime(path, (seconds, seconds), follow_symlinks=not link_itself)
+        except OSError:
+            if link_itself or not linked:
+                return False
     return True
 
 

@@ -1,6 +1,7 @@
-"""A full disk and a read-only one: clear words, nothing that looks finished, and the same command goes on afterwards."""
+"""A full disk, a read-only one and a read-only cache: clear words, nothing that looks finished, and the same command goes on afterwards."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,6 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from test_dry_runs import planned, pretend, snakemake
+
+from glint.core.atomic import write_json
 
 
 @contextmanager
@@ -20,6 +24,10 @@ def mounted(folder: Path, *arguments: str) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", str(folder)], check=True)
+
+
+def read_only(disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
 
 
 @pytest.fixture(autouse=True)
@@ -75,3 +83,78 @@ def test_a_read_only_disk_is_told_in_one_line(tmp_path):
     assert run.returncode == 1
     assert [line for line in run.stderr.splitlines() if "Read-only file system" in line]
     assert "Traceback" not in run.stderr
+
+
+@pytest.fixture(scope="module")
+def sectioned(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("sectioned")
+    pretend(folder, target="sections_ct")
+    return folder
+
+
+def test_results_on_a_read_only_disk_are_planned_for_with_a_line_that_names_the_first_that_refuses(sectioned, tmp_path):
+    folder = tmp_path / "workspace"
+    with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=8m", "tmpfs") as disk:
+        shutil.copytree(sectioned, folder)
+        shutil.move(folder / "results", disk / "results")
+        (folder / "results").symlink_to(disk / "results")
+        read_only(disk)
+        run = snakemake(folder, "--dry-run", "--config", "sections={min_letters: 13}", "--", "sections_ct")
+    assert run.returncode == 0, run.stderr
+    told = [line for line in run.stderr.splitlines() if "its time can't be set" in line]
+    assert len(told) == 1 and told[0].startswith("glint: results/ct/05_sections/shard-000/manifest.parquet: read-only")
+
+
+def test_results_linked_into_a_read_only_cache_are_used_as_they_are_and_never_written_through(sectioned, tmp_path):
+    """A site's shared cache of DVC (`cache.type symlink`): links in the workspace, files that nobody may change."""
+    folder = tmp_path / "workspace"
+    shutil.copytree(sectioned, folder)
+    outputs = sorted(path for path in (folder / "results").rglob("*.parquet"))
+    with mounted(tmp_path / "cache", "-t", "tmpfs", "-o", "size=8m", "tmpfs") as cache:
+        for number, path in enumerate(outputs):
+            kept = cache / f"{number}.parquet"
+            kept.write_bytes(path.read_bytes())
+            os.utime(kept, (1000 - number, 1000 - number))
+            path.unlink()
+            path.symlink_to(kept)
+        read_only(cache)
+        before = whole_files(cache)
+        run = snakemake(folder, "--dry-run", "sections_ct")
+        assert "Nothing to be done" in run.stdout + run.stderr or set(planned(run)) == {"sections_ct", "total"}
+        assert "can't be set" not in run.stderr
+        changed = planned(snakemake(folder, "--dry-run", "--config", "sections={min_letters: 13}", "--", "sections_ct"))
+        assert set(changed) == {"sections", "sections_ct", "total"}
+        linked = next(path for path in outputs if "05_sections" in path.parts)
+        write_json(linked, {"made": "again"})
+        assert not linked.is_symlink()
+        assert whole_files(cache) == before
+
+
+def dvc(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "dvc", *arguments]
+    environment = {**os.environ, "DVC_NO_ANALYTICS": "true"}
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=environment)
+
+
+@pytest.mark.slow
+def test_a_read_only_cache_still_gives_what_it_has_and_a_refused_recording_loses_nothing(tmp_path):
+    folder = tmp_path / "workspace"
+    (folder / "results").mkdir(parents=True)
+    (folder / "results" / "manifest").write_text("first")
+    with mounted(tmp_path / "cache", "-t", "tmpfs", "-o", "size=8m", "tmpfs") as cache:
+        for arguments in (("init", "--no-scm"), ("cache", "dir", str(cache)), ("add", "results")):
+            done = dvc(folder, *arguments)
+            assert done.returncode == 0, done.stderr
+        read_only(cache)
+        (folder / "results" / "manifest").unlink()
+        assert dvc(folder, "checkout").returncode == 0
+        assert (folder / "results" / "manifest").read_text() == "first"
+        record = (folder / "results.dvc").read_bytes()
+        (folder / "results" / "manifest").write_text("second")
+        refused = dvc(folder, "add", "results")
+        assert refused.returncode != 0 and "Read-only file system" in refused.stderr
+        assert (folder / "results" / "manifest").read_text() == "second"
+        assert (folder / "results.dvc").read_bytes() == record
+        subprocess.run(["mount", "-o", "remount,rw", str(cache)], check=True)
+        assert dvc(folder, "add", "results").returncode == 0
+        assert (folder / "results.dvc").read_bytes() != record

@@ -1,5 +1,6 @@
 """HU are pydicom's, bit for bit, however a series is encoded; Enhanced CT against highdicom."""
 
+import json
 from pathlib import Path
 
 import gdcm
@@ -23,9 +24,12 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from glint.cli.__main__ import main
 from glint.core.config.convert import ConvertConfig
 from glint.core.errors import Quarantine
 from glint.formats.dicom_series import read_series_headers, read_volume_hu
+from glint.formats.manifest import read_manifest
+from glint.formats.nifti import read_nifti
 from glint.prepare.convert import PADDING_TO_AIR, read_series
 
 CHEST_HU = chest_between_neck_and_belly_hu()
@@ -222,3 +226,19 @@ def test_enhanced_ct_equals_highdicom_frame_by_frame(tmp_path, order, per_frame_
 def test_an_enhanced_file_passes_the_same_gate(tmp_path, z_mm, reason):
     with pytest.raises(Quarantine, match=reason):
         read_series(enhanced_ct(tmp_path, order=np.arange(24), z_mm=z_mm), ConvertConfig())
+
+
+def test_an_enhanced_file_takes_the_road_through_index_and_deidentification(tmp_path):
+    raw = enhanced_ct(tmp_path, order=np.arange(24)[::-1], z_mm=np.arange(24) * 2.0)
+    restricted, clean, made = tmp_path / "restricted", *(tmp_path / name / "manifest.parquet" for name in ("02", "03"))
+    restricted.mkdir()
+    (restricted / "key").write_text("5a" * 32)
+    (restricted / "key").chmod(0o600)
+    key, config = ["--key-file", str(restricted / "key")], json.dumps({"num_shards": 1})
+    index = str(restricted / "i")
+    assert main(["index", "images", "--raw", str(raw), "--out", index, "--config", config, *key]) == 0
+    assert main(["deidentify", "images", "--index", f"{index}/shard-000", "--out", str(clean), *key]) == 0
+    assert main(["convert", "--manifest", str(clean), "--out", str(made)]) == 0
+    (row,) = read_manifest(made, "convert").to_dicts()
+    assert row["status"] == "ok"
+    np.testing.assert_array_equal(read_nifti(made.parent / row["path"])[0], CHEST_HU)

@@ -80,6 +80,12 @@ def take_pixels_of_another_body(slices: Datasets) -> None:
     slices[11].PixelData = mirrored.tobytes()
 
 
+def mirror_the_last(slices: Datasets) -> None:
+    """The last slice has one neighbour to tell by."""
+    last = slices[-1]
+    last.PixelData = np.frombuffer(last.PixelData, "<u2").reshape(last.Rows, -1)[::-1, ::-1].tobytes()
+
+
 def blank(slices: Datasets) -> None:
     slices[11].PixelData = bytes(len(slices[11].PixelData))
 
@@ -97,6 +103,7 @@ FAULTS = {
     "positions and numbers exchanged": (exchanged("ImagePositionPatient", "InstanceNumber"), {"slices_exchanged"}),
     "another patient": (take_from_another_patient, {"mixed_patients"}),
     "another body under the same name": (take_pixels_of_another_body, {"strange_slice"}),
+    "last slice mirrored": (mirror_the_last, {"strange_slice"}),
     "blank": (blank, {"strange_slice", "hu_implausible"}),
 }
 

@@ -162,6 +162,25 @@ def test_an_empty_border_is_cut_to_the_pixel_and_its_offset_kept(tmp_path):
     assert film.facts["crop_origin_yx"] == [6, 10] and film.facts["shape_yx"] == [64, 75]
 
 
+def test_a_border_within_the_shutter_is_cut_too_and_the_offset_counts_both(tmp_path):
+    stored = np.full((80, 90), 4000, np.uint16)  # outside the shutter
+    stored[5:75, 8:88] = 7  # within it, an empty border
+    picture = np.random.default_rng(0).integers(500, 3900, (58, 71))
+    stored[12:70, 11:82] = picture
+    film = converted(
+        tmp_path,
+        FilmConvertConfig(min_edge=16),
+        stored=stored,
+        ShutterShape="RECTANGULAR",
+        ShutterUpperHorizontalEdge="6",
+        ShutterLowerHorizontalEdge="75",
+        ShutterLeftVerticalEdge="9",
+        ShutterRightVerticalEdge="88",
+    )
+    assert film.facts["crop_origin_yx"] == [12, 11] and film.facts["shape_yx"] == [58, 71]
+    assert close(film, picture.astype(float))
+
+
 def test_padding_is_black_and_does_not_enter_the_range(tmp_path):
     stored = ramp().clip(1000, 3000)
     stored[:5] = 0

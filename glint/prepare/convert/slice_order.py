@@ -24,11 +24,16 @@ LEAST_HU = 0.25  # a difference below is none: air around the body, rounding
 CLEARLY_IN_ORDER = 0.9
 
 
-def coarse_slices(volume_ZYX: NDArray[Any]) -> NDArray[np.float32]:
-    """Block means of each slice in HU, shape (Z, about 32 · 32 values), float32."""
+def _blocks(volume_ZYX: NDArray[Any]) -> tuple[int, tuple[int, int]]:
+    """Edge of a block in pixels, and how many of them stand in a column and in a row."""
     rows, columns = volume_ZYX.shape[1:]
     edge = max(1, min(rows, columns) // BLOCKS)
-    blocks = (rows // edge, columns // edge)
+    return edge, (rows // edge, columns // edge)
+
+
+def coarse_slices(volume_ZYX: NDArray[Any]) -> NDArray[np.float32]:
+    """Block means of each slice in HU, shape (Z, about 32 · 32 values), float32."""
+    edge, blocks = _blocks(volume_ZYX)
     coarse = np.empty((len(volume_ZYX), *blocks), np.float32)
     # 16 bits hold the sum of a block's rows up to an edge of 31 pixels, and are summed many at a time.
     narrow = volume_ZYX.dtype == np.int16 and edge * max(map(abs, SEEN_HU)) < 2**15
@@ -87,6 +92,22 @@ def reversal_gain(distances_ZZ: NDArray[np.float64]) -> NDArray[np.float64]:
     return gain
 
 
+def mirror_gain(coarse_ZYX: NDArray[np.float32]) -> NDArray[np.float64]:
+    """For each slice: its distance to a neighbour over that of its mirror image, flipped or turned, shape (Z,).
+
+    The smaller of the two neighbours' ratios and the largest of the three mirror images; about 1 for a symmetric
+    body, below 1 for others, above 1 where the slice was mirrored. One neighbour is enough to tell.
+    """
+    pairs = np.full((2, len(coarse_ZYX)), np.inf)
+    for row, (own, neighbour) in zip(pairs, ((np.s_[:-1], np.s_[1:]), (np.s_[1:], np.s_[:-1])), strict=True):
+        mine, other = coarse_ZYX[own], coarse_ZYX[neighbour]
+        mirrored = [
+            np.abs(turned - other).mean(axis=(1, 2)) for turned in (mine[:, ::-1], mine[..., ::-1], mine[:, ::-1, ::-1])
+        ]
+        row[own] = np.abs(mine - other).mean(axis=(1, 2)) / np.maximum(np.minimum.reduce(mirrored), LEAST_HU)
+    return np.asarray(pairs.min(axis=0))
+
+
 def _out_of_order(numbers: Sequence[int]) -> int:
     """How many slices break the rise (or fall) of the instance numbers; 0 where numbers say nothing of order."""
     steps = np.diff(numbers)
@@ -129,6 +150,12 @@ def require_slices_in_order(headers: Sequence[SliceHeader], volume_ZYX: NDArray[
             "strange_slice",
             f"slice {worst + 1} of {count} is unlike both neighbours, which are like each other: another scan's, "
             "misplaced or damaged; send the series again",
+        )
+    mirrored = mirror_gain(coarse.reshape(count, *_blocks(volume_ZYX)[1]))
+    if mirrored.max() > config.max_slice_surprise:
+        raise Quarantine(
+            "strange_slice",
+            f"slice {int(mirrored.argmax()) + 1} of {count} fits its neighbours better mirrored: send the series again",
         )
     against = _out_of_order([header.instance_number for header in headers])
     if against and gain.max() > CLEARLY_IN_ORDER:

@@ -17,6 +17,7 @@ from glint.core.config.evaluate import EvaluateConfig
 from glint.evaluation.figures import colour, label, words
 from glint.evaluation.measure import Cases
 from glint.evaluation.probability import Trust
+from glint.evaluation.protocols import protocol_rows
 from glint.evaluation.retrieval import Recall
 from glint.evaluation.summary import CHANCE, MACRO, METRICS, Difference, Estimate, Summary
 from glint.evaluation.zero_shot import Prompts
@@ -88,6 +89,11 @@ def metrics_tree(evaluation: Evaluation) -> dict[str, Any]:
         "positives": {name: int(row.sum()) for name, row in zip(evaluation.findings, positive, strict=True)},
     }
     tree["calibration"] = {arm: _trust_tree(one, evaluation.findings) for arm, one in evaluation.trust.items()}
+    protocols: dict[str, Any] = {}
+    for row in protocol_rows(evaluation.cases):
+        values = {arm: _plain(value) for arm, value in row.values.items()}
+        protocols.setdefault(row.protocol, {})[row.quantity] = values
+    tree["protocols"] = protocols
     tree["retrieval"] = {
         arm: {direction: _recall_tree(one) for direction, one in directions.items()}
         for arm, directions in evaluation.recall.items()
@@ -376,6 +382,12 @@ def render_report(evaluation: Evaluation) -> str:
         promised=f"{100 * config.false_positive_rate:g}",
         trust=_trust_rows(evaluation),
         recall=_recall_rows(evaluation),
+        protocols=[
+            {"protocol": row.protocol, "quantity": row.quantity, "how": row.how}
+            | {"cells": [number(row.values[arm]) for arm in evaluation.cases.arms]}
+            for row in protocol_rows(evaluation.cases)
+        ],
+        measured_arms=[_arm(arm) for arm in evaluation.cases.arms],
         checks=[table for metric in CHECKS if (table := _finding_table(evaluation, metric))],
         images={name: _data_uri(image) for name, image in evaluation.images.items()},
         overlays=overlays,

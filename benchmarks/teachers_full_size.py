@@ -1,8 +1,9 @@
 """Every published architecture with random weights at its real input: tokens, memory, seconds, against what is documented.
 
-Usage: python benchmarks/teachers_full_size.py [--names vjepa2_1_vitl ...] [--out benchmarks/results/teachers_full_size.md]
+Usage: python benchmarks/teachers_full_size.py [--names vjepa2_1_vitl ...] [--precision bfloat16] [--out benchmarks/results/teachers_full_size.md]
 
-Each runs in a process of its own, one volume, float32, two blocks kept; memory is the peak of that process.
+Each runs in a process of its own, one volume, two blocks kept; memory is the peak of that process. bfloat16 takes a third of the time of float32
+where the processor knows it, and weights half as large.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def shape_of(name: str) -> tuple[int, int, int]:
     return CT if entry.volume_zyx[0] > 1 else entry.volume_zyx
 
 
-def one(name: str) -> dict[str, object]:
+def one(name: str, precision: str) -> dict[str, object]:
     """Build, run one volume; called in a process of its own."""
     import torch
 
@@ -39,7 +40,9 @@ def one(name: str) -> dict[str, object]:
     torch.set_num_threads(2)
     torch.manual_seed(0)
     teacher = FrozenTeacher(build_encoder(published_description(name, shape_of(name))))
-    volume = torch.rand(1, 3, *shape_of(name))
+    dtype = getattr(torch, precision)
+    teacher = teacher.to(dtype)
+    volume = torch.rand(1, 3, *shape_of(name)).to(dtype)
     layers = (teacher.depth // 2 - 1, teacher.depth - 1)
     wall_s, cpu_s = time.perf_counter(), time.process_time()
     encoded = teacher.encode(volume, layers)
@@ -60,22 +63,23 @@ def one(name: str) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--names", nargs="+", default=list(PUBLISHED), choices=list(PUBLISHED))
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--one", choices=list(PUBLISHED), help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(one(args.one)))
+        print(json.dumps(one(args.one, args.precision)))
         return
     import torch
 
     load = os.getloadavg()[0]
     rows = []
     for name in args.names:
-        command = [sys.executable, __file__, "--one", name]
+        command = [sys.executable, __file__, "--one", name, "--precision", args.precision]
         found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         entry, shape = PUBLISHED[name], shape_of(name)
         grid = grid_of(shape, entry.family)
-        documented = (list(grid), [1, prod(grid), entry.width], "float32", True, entry.parameters)
+        documented = (list(grid), [1, prod(grid), entry.width], args.precision, True, entry.parameters)
         same = (found["grid"], found["shape"], found["type"], found["finite"], found["parameters"]) == documented
         size = " × ".join(map(str, shape))
         rows.append(
@@ -85,7 +89,7 @@ def main() -> None:
         print(rows[-1], flush=True)
     text = f"""# The published architectures at full size
 
-`python benchmarks/teachers_full_size.py`: random weights of the real configuration, one volume of noise, float32, fused attention, two threads, two blocks' outputs kept.
+`python benchmarks/teachers_full_size.py --names {" ".join(args.names)} --precision {args.precision}`: random weights of the real configuration, one volume of noise, fused attention, two threads, two blocks' outputs kept.
 Peak: resident memory of the whole process, GB of 10^9 bytes. As documented: grid, tokens, width, type, parameters and finite values equal `glint teachers list`.
 {platform.machine()}, {os.cpu_count()} cores, load {load:.1f} at the start; torch {torch.__version__}
 

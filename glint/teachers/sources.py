@@ -6,6 +6,7 @@ Nothing is fetched here: stages run where there is no network. `glint teachers f
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,8 @@ def tensors_of(path: Path) -> Mapping[str, Any]:
         if path.suffix == ".safetensors":
             tensors: dict[str, Any] = load_file(path)
             return tensors
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        # Mapped, so that a trainer's optimiser and predictor stay on disk; older files can't be.
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise InputError(f"{path}: no readable weights: {' '.join(str(error).split())[:200]}") from error
     except Exception as error:  # torch.load: pickle.UnpicklingError, which weights_only raises for anything but tensors

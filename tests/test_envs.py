@@ -40,7 +40,7 @@ def test_a_container_has_the_python_and_the_packages_of_the_conda_environment(re
     """Same Python; and the project's dependencies with the extras that the environment holds, at locked versions."""
     text = (FOLDER / recipe).read_text()
     conda = generate.environments()["glint.yaml"]
-    base = re.search(r"^from:? python:([0-9.]+)-slim$", text, re.MULTILINE | re.IGNORECASE)
+    base = re.search(r"^(?:From: |ARG BASE=)python:([0-9.]+)-slim$", text, re.MULTILINE)
     assert base is not None and f"python={base[1]}\n" in conda
     installs = re.findall(r'pip install .*-c requirements\.lock "\.\[([a-z,]+)\]"', text)
     assert len(installs) == 1 and text.count("pip install") == 1
@@ -58,7 +58,13 @@ def test_a_container_takes_in_code_and_pins_and_nothing_of_a_workspace(recipe):
     taken = {name for line in copied for name in line.split()}
     assert taken == {"pyproject.toml", "requirements.lock", "README.md", "LICENSE", "glint"}
     assert all((REPOSITORY / name).exists() for name in taken)
-    assert "Not built here" in text
+    assert "envs/README.md" in text, "a recipe says where to read what was tried of it"
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_container_runs_its_own_package_whatever_folder_it_is_started_in(recipe):
+    """`python -m glint` would take a checkout in the working folder first, and plan and jobs would differ."""
+    assert "PYTHONSAFEPATH=1" in (FOLDER / recipe).read_text()
 
 
 def test_what_docker_sends_to_its_builder_has_no_data():

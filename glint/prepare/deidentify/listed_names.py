@@ -83,7 +83,7 @@ def _by_given_name(text: str) -> Iterator[Span]:
             continue
         before = _FAMILY_BEFORE.search(text, max(0, match.start() - 60), match.start())
         family = folded(before["family"]) if before else ""
-        if before and family not in NEVER_NAMES and (family not in NO_FAMILY or _opens(text, before.start())):
+        if before and family not in NEVER_NAMES and (family not in NO_FAMILY or _opens(text, before.start("family"))):
             start = before.start("family")
             for word in re.finditer(r"[^\s]+", text[before.start() : before.start("family")]):
                 if word[0].lower() in PARTICLES or word[0] == "St.":

@@ -158,6 +158,12 @@ def test_more_identities_by_form_and_their_look_alikes(text: str, cleaned: str) 
         ("Handed over to Tendai Moyo on the ward.", "Handed over to [NAME] on the ward."),
         ("Checked with T. Moyo of the night team.", "Checked with [NAME] of the night team."),
         ("Next of kin: Tendai Moyo", "Next of kin: [NAME]"),
+        # One rule alone finds each of these five.
+        ("Interpreter J. Hall was present.", "Interpreter [NAME] was present."),
+        ("We miss TENDAI MOYO today.", "We miss [NAME] today."),
+        ("LUNGS CLEAR, MAJA ZORIC. NO EFFUSION.", "LUNGS CLEAR, [NAME]. NO EFFUSION."),
+        ("Clear.\nT. Moyo\n", "Clear.\n[NAME]\n"),
+        ("Overnight typist: TENDAI MOYO\nCLEAR LUNGS", "Overnight typist: [NAME]\nCLEAR LUNGS"),
         ("Hepatitis C. Emphysematous change.",) * 2,
         ("FINDINGS: BASILAR EMPHYSEMATOUS CHANGE. Heart is normal.",) * 2,
         ("Growth of S. pneumoniae and FDG PET uptake.",) * 2,

@@ -15,6 +15,7 @@ from glint.formats.nifti import write_nifti
 from glint.prepare.qc import study_sheet, write_page
 from glint.prepare.qc.doubts import cut_lungs, doubts
 from glint.prepare.qc.look import film, three_planes
+from glint.prepare.resample import resample_volume
 
 GRID, SPACING, WHOLE = (40, 44, 48), (4.0, 4.0, 4.0), (0, 40, 0, 44, 0, 48)
 SCAN = {"scan_shape_zyx": (60, 512, 512), "scan_spacing_mm": (2.0, 0.7, 0.7), "clip_high_hu": 3071}
@@ -55,6 +56,26 @@ def test_the_thin_rim_of_the_skin_and_a_grazed_table_are_no_lung():
     hu[0, 6:38, 4:6] = -700
     hu[:, :2, 8:40] = -850
     assert cut_lungs(hu, SPACING, WHOLE) == []
+
+
+def test_a_mattress_of_foam_is_no_lung_on_any_face():
+    hu = chest()
+    hu[:, :4, :] = -860
+    assert cut_lungs(hu, SPACING, WHOLE) == []
+
+
+def test_the_real_whole_chest_shows_no_cut_lung_though_its_table_has_lungs_hu(real_data):
+    nrrd = pytest.importorskip("nrrd")
+    hu, header = nrrd.read(str(real_data / "6_ct_nifti_masks/cip_ct64/ct-64.nrrd"))
+    affine = np.eye(4)
+    affine[:3] = np.diag([-1, -1, 1]) @ np.column_stack([*header["space directions"], header["space origin"]])
+    made = resample_volume(hu.T, affine, spacing_mm=(3, 3, 3), grid=(128, 128, 128))
+    assert cut_lungs(made.volume_ZYX, (3, 3, 3), made.valid_box) == []
+    z0, z1, *rest = made.valid_box
+    middle = (z0 + 40, z1, *rest)  # a scan that starts in the lungs
+    assert [sentence.split(",")[0] for sentence in cut_lungs(made.volume_ZYX, (3, 3, 3), middle)] == [
+        "the lungs reach the scan's end (inferior"
+    ]
 
 
 def test_planes_hang_as_a_radiologist_hangs_them():

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 LUNG_HU = (-970, -600)
-OUTSIDE_HU = -920  # median of a region that touches the picture's edge; darker is air around the patient
 THICK_VOXELS = 3  # lung goes on inwards; a table or a skin fold that the face grazes does not
 CUT_LUNG_CM2 = 6.0  # more lung than this on the last plane: the lung goes on beyond it
 FEW_SLICES = 40  # of the scan; a chest of 30 cm at 5 mm has 60
@@ -19,15 +18,16 @@ FACES = (("inferior", "superior"), ("posterior", "anterior"), ("left", "right"))
 
 
 def _lung_of_plane(plane: NDArray[Any]) -> NDArray[np.bool_]:
-    """Lung on a plane: aerated regions but for the air around the patient, and but for thin rims.
+    """Lung on a plane: aerated regions that the body encloses, but for thin rims.
 
+    What reaches the picture's edge is air or the table's foam, which has lung's HU. A lung cut on two sides at once
+    reaches it as well, and is seen on the face where the body encloses it.
     Skin and bronchial walls have lung's HU by partial volume; an opening by 3 x 3 voxels removes them.
     """
     regions, count = ndimage.label(plane < LUNG_HU[1])
     for region in range(1, count + 1):
         inside = regions == region
-        touches = inside[[0, -1]].any() or inside[:, [0, -1]].any()
-        if touches and np.median(plane[inside]) < OUTSIDE_HU:
+        if inside[[0, -1]].any() or inside[:, [0, -1]].any():
             regions[inside] = 0
     lung = (regions > 0) & (plane > LUNG_HU[0])
     return np.asarray(ndimage.binary_opening(lung, np.ones((3, 3))))

@@ -32,12 +32,12 @@ class Settings:
 def open_gates(
     cosine_tbP: Tensor, weight_bP: Tensor, scale: Tensor, bias: Tensor, evidence: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """sigma(z), c sigma(z), gate mass and evidence of a part, at least float32."""
+    """sigma(z), c sigma(z) in the precision of the products, gate mass and evidence of a part."""
     logit_tbP = at_least_float32(cosine_tbP) * scale + bias
     evidence_tb = (F.softplus(logit_tbP) * weight_bP).sum(dim=-1) if evidence else None
     gate_tbP = torch.sigmoid(logit_tbP)
     open_tbP = gate_tbP * weight_bP
-    return gate_tbP, open_tbP, open_tbP.sum(dim=-1), evidence_tb
+    return gate_tbP, open_tbP.to(cosine_tbP.dtype), open_tbP.sum(dim=-1), evidence_tb
 
 
 def close_gates(
@@ -45,10 +45,15 @@ def close_gates(
     pull_tbP: Tensor,
     cosine_tbP: Tensor,
     weight_bP: Tensor,
+    scale: Tensor,
     dmass_tb: Tensor | None,
     devidence_tb: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """dz of a part, sum of dz, sum of dz * cosine: all at least float32. `pull_tbP` is <du, v_p>."""
+    """alpha dz of a part in the precision of the products; sum of dz and sum of dz * cosine, at least float32.
+
+    `pull_tbP` is <du, v_p>.
+    """
+    dtype = pull_tbP.dtype
     pull_tbP = at_least_float32(pull_tbP)
     if dmass_tb is not None:
         pull_tbP = pull_tbP + dmass_tb[..., None]
@@ -56,7 +61,7 @@ def close_gates(
     if devidence_tb is not None:
         grad_tbP = torch.addcmul(grad_tbP, gate_tbP, devidence_tb[..., None])
     grad_tbP = grad_tbP * weight_bP
-    return grad_tbP, grad_tbP.sum(), (grad_tbP * at_least_float32(cosine_tbP)).sum()
+    return (grad_tbP * scale).to(dtype), grad_tbP.sum(), (grad_tbP * at_least_float32(cosine_tbP)).sum()
 
 
 def compare_pooled(
@@ -72,10 +77,13 @@ def compare_pooled(
     return dot_tb / longest_tb, longest_tb, length_tb >= smallest_tb
 
 
-def turn_pooled(pooled_btD: Tensor, text_tD: Tensor, pull_tb: Tensor, shrink_tb: Tensor) -> tuple[Tensor, Tensor]:
-    """du = pull t - shrink u of a part, and the sum over its volumes of pull u, the sentences' gradient."""
+def turn_pooled(
+    pooled_btD: Tensor, text_tD: Tensor, pull_tb: Tensor, shrink_tb: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """du = pull t - shrink u of a part as `dtype`, its sum, and the sum over volumes of pull u, the sentences' gradient."""
     pull_bt1, shrink_bt1 = pull_tb.T[..., None], shrink_tb.T[..., None]
-    return pull_bt1 * text_tD - shrink_bt1 * pooled_btD, (pull_bt1 * pooled_btD).sum(dim=0)
+    turned_btD = pull_bt1 * text_tD - shrink_bt1 * pooled_btD
+    return turned_btD.to(dtype), turned_btD.sum(dim=(0, 1)), (pull_bt1 * pooled_btD).sum(dim=0)
 
 
 _compiled: dict[Callable[..., Any], Callable[..., Any]] = {}
@@ -141,7 +149,6 @@ class Walk:
         gate_tbP, open_tbP, mass_tb, evidence_tb = fused(open_gates, self.compiled)(
             cosine_tbP, self.weight_bP, self.scale, self.bias, self.settings.evidence
         )
-        open_tbP = open_tbP.to(self.dtype)
         pooled_btD = at_least_float32(open_tbP.transpose(0, 1) @ self.value_bPD)
         if self.settings.null_weight > 0:
             pooled_btD = pooled_btD + self.settings.null_weight * self.null_D
@@ -167,8 +174,8 @@ class Walk:
         self.query_grad_TK = torch.zeros_like(self.query_TK, dtype=self.text_TD.dtype)
         self.text_grad_TD, self.null_grad_D = torch.zeros_like(self.text_TD), torch.zeros_like(self.null_D)
         self.scale_grad, self.bias_grad = torch.zeros_like(self.scale), torch.zeros_like(self.bias)
-        self.gate_grad_BPG = torch.zeros_like(self.gate_BPG)
-        self.value_grad_BPD = torch.zeros_like(self.value_BPD)
+        patches = torch.empty_like if len(self.text_TD) else torch.zeros_like  # the first sentences fill them
+        self.gate_grad_BPG, self.value_grad_BPD = patches(self.gate_BPG), patches(self.value_BPD)
 
     def backward(
         self, part: Part, dscore_tb: Tensor | None, dmass_tb: Tensor | None, devidence_tb: Tensor | None
@@ -180,30 +187,34 @@ class Walk:
         pull_tb = dscore_tb / part.length_tb
         lost_tb = pull_tb * part.score_tb
         shrink_tb = torch.where(part.long_enough_tb, lost_tb / part.length_tb, 0.0)
-        dpooled_btD, text_grad_tD = fused(turn_pooled, self.compiled)(part.pooled_btD, text_tD, pull_tb, shrink_tb)
+        dpooled_btD, null_grad_D, text_grad_tD = fused(turn_pooled, self.compiled)(
+            part.pooled_btD, text_tD, pull_tb, shrink_tb, self.dtype
+        )
         self.text_grad_TD[part.sentences] += text_grad_tD
         if self.settings.null_weight > 0:
-            self.null_grad_D += self.settings.null_weight * dpooled_btD.sum(dim=(0, 1))
+            self.null_grad_D += self.settings.null_weight * null_grad_D
         else:  # a null vector keeps u longer than that, but for exact cancellation
             steep_tb = ~part.long_enough_tb & (part.mass_tb > SMALLEST_MASS)
             short_tb = torch.where(steep_tb, -SMALLEST_LENGTH * lost_tb, 0.0)
             dmass_tb = short_tb if dmass_tb is None else dmass_tb + short_tb
-        dpooled_btD = dpooled_btD.to(self.dtype)
         pull_tbP = (dpooled_btD @ self.value_bPD.transpose(1, 2)).transpose(0, 1)
-        grad_tbP, sum_of_grad, sum_with_cosine = fused(close_gates, self.compiled)(
-            part.gate_tbP, pull_tbP, part.cosine_tbP, self.weight_bP, dmass_tb, devidence_tb
+        turned_tbP, sum_of_grad, sum_with_cosine = fused(close_gates, self.compiled)(
+            part.gate_tbP, pull_tbP, part.cosine_tbP, self.weight_bP, self.scale, dmass_tb, devidence_tb
         )
         self.bias_grad += sum_of_grad
         self.scale_grad += sum_with_cosine
-        turned_tM = (grad_tbP * self.scale).to(self.dtype).flatten(1)
+        turned_tM = turned_tbP.flatten(1)
         self.query_grad_TK[part.sentences] += turned_tM @ self.key_bPK.flatten(0, 1)
         key_grad_bPK = (turned_tM.T @ self.query_TK[part.sentences]).view_as(self.key_bPK)
         value_grad_bPD = part.open_tbP.permute(1, 2, 0) @ dpooled_btD
-        self.value_grad_BPD[volumes] += value_grad_bPD
-        if self.rho < 1:
-            self.gate_grad_BPG[volumes] += key_grad_bPK[..., : self.num_gate]
         if self.rho > 0:
-            self.value_grad_BPD[volumes] += key_grad_bPK[..., self.num_gate :]
+            value_grad_bPD = value_grad_bPD + key_grad_bPK[..., self.num_gate :]
+        found = ((self.gate_grad_BPG, key_grad_bPK[..., : self.num_gate]), (self.value_grad_BPD, value_grad_bPD))
+        for total_BPX, grad_bPX in found if self.rho < 1 else found[1:]:
+            if part.sentences.start == 0:  # nothing is there yet
+                total_BPX[volumes] = grad_bPX
+            else:
+                total_BPX[volumes] += grad_bPX
 
     def gradients(self) -> tuple[Tensor | None, ...]:
         """In the order and precision of the inputs."""

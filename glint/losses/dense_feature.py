@@ -6,11 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+LARGEST = 65504.0
+"""Of float16: what overflowed it in a cache or an encoder is taken for it, so that one loud channel makes no loss NaN."""
+
 
 def plain_norm(tokens_BPD: Tensor) -> Tensor:
     """LayerNorm without weights, at least float32: what the teacher's trained norms would weigh is not trusted at every block."""
     exact_BPD = tokens_BPD if tokens_BPD.dtype == torch.float64 else tokens_BPD.float()
-    return F.layer_norm(exact_BPD, tokens_BPD.shape[-1:])
+    return F.layer_norm(exact_BPD.nan_to_num(nan=0.0, posinf=LARGEST, neginf=-LARGEST), tokens_BPD.shape[-1:])
 
 
 def patch_cosine(student_BPD: Tensor, teacher_BPD: Tensor) -> Tensor:
@@ -32,7 +35,7 @@ def dense_feature_loss(
     gram_weight: float = 1.0,
     gram_rows_S: Tensor | None = None,
 ) -> Tensor:
-    """mean over blocks l of (mean_p [1 - cos(f_p, F_p)] + lambda_G L_gram).
+    """L_DFR = mean over blocks l of (mean_p [1 - cos(f_p, F_p)] + lambda_G L_gram). Source: METHOD equation for L_DFR.
 
     Args:
         student: block → (B, P, D) tokens with gradient.

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 SMALLEST_LENGTH = 1e-6
+LARGEST = 65504.0
 GateSpace = Literal["separate", "shared", "residual"]
 
 
@@ -38,6 +39,11 @@ class PatchTokens:
 def at_least_float32(tensor: Tensor) -> Tensor:
     """Half precisions become float32; float64 stays, for gradient checks."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def finite(tensor: Tensor) -> Tensor:
+    """What overflowed half precision becomes float16's largest number, and NaN 0: one loud channel makes no score NaN."""
+    return tensor.nan_to_num(nan=0.0, posinf=LARGEST, neginf=-LARGEST)
 
 
 def gate_logits(queries: TextQueries, tokens: PatchTokens, *, scale: Tensor, bias: Tensor, rho: float) -> Tensor:

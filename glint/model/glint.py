@@ -12,7 +12,7 @@ from glint.core.config.train import TrainConfig
 from glint.formats.checkpoint import Calibration, Preprocessing
 from glint.model.alignment import Alignment, Comparison, comparison_of
 from glint.model.blocked_gate import GateArguments, PairLoss, compare_recomputing, one_pass_loss
-from glint.model.gate import Gate, PatchTokens, TextQueries, unit
+from glint.model.gate import Gate, PatchTokens, TextQueries, finite, unit
 from glint.model.pooling import POOLINGS, ConditionedPooling
 from glint.model.student import Student
 from glint.model.text_encoder import SentenceEncoder, TextEncoder
@@ -122,6 +122,7 @@ class Glint(nn.Module):
 
     def project(self, tokens_BPD: Tensor, *, hidden: dict[int, Tensor] | None = None) -> PatchTokens:
         """The student's final tokens in both spaces: v_p = n(W_v LN x_p), k_p = n(W_k LN x_p)."""
+        tokens_BPD = finite(tokens_BPD)
         value_BPD = self.to_value(self.value_norm(tokens_BPD))
         gate_BPG = self.to_gate(self.gate_norm(tokens_BPD))
         return PatchTokens(

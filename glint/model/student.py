@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from glint.model.gate import finite
 from glint.teachers.encoder import Encoded, Encoder
 from glint.teachers.registry import build_encoder, description_of
 from glint.teachers.vjepa import LAYER_NORM_EPSILON, Block
@@ -36,7 +37,7 @@ class Student(nn.Module):
     @torch.no_grad()
     def resting_tokens(self, last_block_BPD: Tensor) -> Tensor:
         """Final tokens, given the teacher's last block output, while the student still equals the teacher."""
-        tokens: Tensor = self.adapter_norm(self.encoder.norm(last_block_BPD))
+        tokens: Tensor = self.adapter_norm(self.encoder.norm(finite(last_block_BPD)))
         return tokens
 
     def forward(self, volume_BCZYX: Tensor, *, layers: Iterable[int] = ()) -> Encoded:

@@ -5,16 +5,13 @@ import os
 import signal
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from synthetic import FINDINGS, small_model, small_teacher, study_set
 
 from glint.core.config.train import LossConfig, ModelConfig, OptimizerConfig, TrainConfig
-from glint.core.prompts import finding_prompt
 from glint.training import loop
 from glint.training.curves import curves_csv, curves_png
-from glint.training.dataset import volume_tensor
 from glint.training.loop import REQUEUE_EXIT_CODE, Run, train
 from glint.training.optimizer import base_learning_rate, make_optimizer, rate_factors
 
@@ -162,29 +159,3 @@ def test_rates_warm_up_and_fall_once_at_rest_and_once_together() -> None:
     assert heads[99] == pytest.approx(0.1, abs=0.01)
     assert max(encoder) == encoder[110] == pytest.approx(1.0)
     assert heads[110] == pytest.approx(0.5)
-
-
-def average_precision(score_N: np.ndarray, positive_N: np.ndarray) -> float:
-    order = np.argsort(-score_N, kind="stable")
-    hits = positive_N[order]
-    return float((np.cumsum(hits) / np.arange(1, len(hits) + 1))[hits].mean())
-
-
-def test_planted_lesions_are_found_from_reports_alone(tmp_path: Path) -> None:
-    config = TrainConfig(
-        head_steps=150,
-        steps=0,
-        batch_size=16,
-        checkpoint_every=1000,
-        validate_every=1000,
-        optimizer=OptimizerConfig(head_learning_rate=3e-3),
-    )
-    training, _ = study_set(64, teacher=small_teacher())
-    test, lesion = study_set(24, seed=9)
-    model = train(small_model(config, training), training, config=config, state=tmp_path, key="phantom").model.eval()
-    with torch.no_grad():
-        queries = model.encode_text([finding_prompt(finding) for finding in FINDINGS])
-        tokens = model.encode_volume(torch.from_numpy(volume_tensor(test, range(24))))
-        logits_TBP = model.score(tokens, queries, torch.from_numpy(test.weight_BP)).gate_logits_TBP.numpy()
-    found = [average_precision(logits_TBP[t].ravel(), lesion[:, t].ravel()) for t in range(len(FINDINGS))]
-    assert np.mean(found) > 0.8, found

@@ -109,11 +109,12 @@ def weights_file(place: Path) -> Path:
         if found is None:
             raise InputError(f"{place}: no {' or '.join(WEIGHT_FILES)} in this folder")
         return found
-    if not place.is_file() or place.suffix not in {".safetensors", *TORCH_SUFFIXES}:
+    if not place.exists():
         raise InputError(
-            f"{place}: teacher.location must be a folder with {CONFIG_NAME}, a .safetensors or a .pt file; "
-            "`glint teachers fetch` gets published ones"
+            f"{place}: no such file or folder" + (f"; {way_out(str(place))}" if published_at(str(place)) else "")
         )
+    if not place.is_file() or place.suffix not in {".safetensors", *TORCH_SUFFIXES}:
+        raise InputError(f"{place}: teacher.location must be a folder with {CONFIG_NAME}, a .safetensors or a .pt file")
     return place
 
 

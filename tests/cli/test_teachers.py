@@ -63,7 +63,10 @@ def test_check_without_a_name_tells_of_the_configured_teachers(capsys):
     [
         (["vjepa2"], "a family needs --location and --volume"),
         (["resnet50"], "neither published"),
-        (["vjepa2_1_vitl"], "glint teachers fetch"),
+        (
+            ["vjepa2_1_vitl"],
+            "no such file or folder; fetch them where there is network: glint teachers fetch vjepa2_1_vitl",
+        ),
         (["dinov3_vitb16"], "take dinov2_xray instead: teacher.name dinov2"),
     ],
 )

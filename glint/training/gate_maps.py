@@ -12,7 +12,7 @@ from glint.training.validation import GatePicture, Validation
 PICTURES = "gate_maps"
 """Folder below a training's state."""
 PANEL = 192
-CAPTION = 14
+CAPTION = 26
 GATE_COLOUR = np.array([255, 64, 0], np.float32)
 STRONGEST = 0.65
 
@@ -20,15 +20,18 @@ STRONGEST = 0.65
 def panel(picture: GatePicture) -> NDArray[np.uint8]:
     """(PANEL, PANEL, 3): the axial slice with the most open gate, its gates in red on the grey image.
 
-    Image rows run from front to back as arrays do here (y grows to the back), columns from the patient's right to left.
+    Hung as radiologists do, the patient's right on the left and anterior on top: axes of a volume run to superior, anterior and
+    right, so it is turned round; a film, a volume of one slice, is shown as it is.
     """
     z = int(picture.gate_zyx.mean(axis=(1, 2)).argmax())
     depth = picture.image_ZYX.shape[0] // picture.gate_zyx.shape[0]
-    image_YX = picture.image_ZYX[z * depth + depth // 2]
+    image_YX, open_yx = picture.image_ZYX[z * depth + depth // 2], picture.gate_zyx[z]
+    if picture.image_ZYX.shape[0] > 1:
+        image_YX, open_yx = image_YX[::-1, ::-1], open_yx[::-1, ::-1]
     scale = PANEL / max(image_YX.shape)
     height, width = (max(1, round(edge * scale)) for edge in image_YX.shape)
     grey_YX = _nearest(image_YX, height, width)
-    gate_YX = _nearest(picture.gate_zyx[z], height, width)
+    gate_YX = _nearest(open_yx, height, width)
     share = STRONGEST * gate_YX[..., None]
     shown = np.zeros((PANEL, PANEL, 3), np.float32)
     shown[:height, :width] = (1 - share) * 255 * grey_YX[..., None] + share * GATE_COLOUR
@@ -52,7 +55,8 @@ def gate_map_png(seen: Validation, path: Path) -> None:
         left, top = PANEL * findings.index(picture.finding), (PANEL + CAPTION) * (not picture.stated)
         sheet.paste(Image.fromarray(panel(picture)), (left, top + CAPTION))
         said = "stated" if picture.stated else "not stated"
-        draw.text((left + 2, top + 1), f"{picture.finding}: {said}, max {picture.gate_zyx.max():.2f}", fill="white")
+        name = picture.finding.replace("_", " ")
+        draw.text((left + 3, top + 1), f"{name}\n{said}, most open {picture.gate_zyx.max():.2f}", fill="white")
     sheet.save(path, format="PNG")
 
 

@@ -49,7 +49,7 @@ def finding_queries(findings: Sequence[str]) -> SentenceQueries:
 
 @dataclass(frozen=True, kw_only=True)
 class GatePicture:
-    """What a finding's prompt opens in one study: `image_ZYX` the first window in [0, 1], `gate_zyx` gates of the patch grid."""
+    """What a finding's prompt opens in one study: `image_ZYX` the mean of the windows in [0, 1], `gate_zyx` gates of the patch grid."""
 
     finding: str
     stated: bool
@@ -66,9 +66,10 @@ class Validation:
 
 
 def pictured_pairs(relation_TB: NDArray[np.int8], limit: int) -> list[tuple[int, int]]:
-    """(finding, study) to draw: of the first `limit` findings that a report states, the first study that does and that does not."""
+    """(finding, study) to draw: of the `limit` findings that most reports state, the first study that does and that does not."""
     pairs = []
-    for finding in np.flatnonzero((relation_TB == POSITIVE).any(axis=1))[:limit]:
+    stated_T = (relation_TB == POSITIVE).sum(axis=1)
+    for finding in [row for row in np.argsort(-stated_T, kind="stable")[:limit] if stated_T[row]]:
         for wanted in (relation_TB[finding] == POSITIVE, np.isin(relation_TB[finding], (NEGATIVE, HARD_NEGATIVE))):
             pairs += [(int(finding), int(study)) for study in np.flatnonzero(wanted)[:1]]
     return pairs
@@ -76,7 +77,7 @@ def pictured_pairs(relation_TB: NDArray[np.int8], limit: int) -> list[tuple[int,
 
 @torch.no_grad()
 def zero_shot(model: Glint, studies: StudySet, findings: Sequence[str], *, pictured: int = 0) -> Validation:
-    """Classify by prompts; undecided studies are left out. Gate maps of the first `pictured` findings."""
+    """Classify by prompts; undecided studies are left out. Gate maps of the `pictured` most stated findings."""
     queries = finding_queries(findings)
     relation_TB = pair_relations(queries, studies.statements)
     pairs = pictured_pairs(relation_TB, pictured)
@@ -97,7 +98,7 @@ def zero_shot(model: Glint, studies: StudySet, findings: Sequence[str], *, pictu
                 pictures[finding, study] = GatePicture(
                     finding=findings[finding],
                     stated=bool(relation_TB[finding, study] == POSITIVE),
-                    image_ZYX=volume_BCZYX[study - start, 0].numpy(),
+                    image_ZYX=volume_BCZYX[study - start].mean(dim=0).numpy(),
                     gate_zyx=np.where(studies.weight_BP[study] > 0, gate_P, 0).reshape(model.student.encoder.grid),
                 )
     model.train(training)

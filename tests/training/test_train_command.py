@@ -284,6 +284,23 @@ def test_a_checkpoint_with_a_fine_tuned_sentence_encoder_holds_its_weights_once(
     assert torch.isfinite(model.encode_text(["There is mass."]).text_TD).all()
 
 
+def test_a_checkpoint_of_every_switch_at_once_loads_as_a_plain_one(inputs: list[str], tmp_path: Path) -> None:
+    """Low-rank updates merged, averaged weights kept, a batch in pieces, bfloat16, early stop, balance, recomputation."""
+    switches = {
+        "micro_batch_size": 2, "precision": "bfloat16", "activation_checkpointing": True, "ema_decay": 0.5, "patience": 1,
+        "balance_below": 0.5, "validate_every": 1,
+        "model": {"value_width": 16, "gate_width": 8, "adaptation": "lora", "lora_rank": 2, "adapter_blocks": 1},
+    }  # fmt: skip
+    out = tmp_path / "glint"
+    assert main(command(inputs, out, tmp_path / "state", **switches)[3:]) == 0
+    model = Glint.from_pretrained(out)
+    assert not [name for name in model.state_dict() if "low_rank" in name]
+    assert all(torch.isfinite(weight).all() for weight in model.parameters())
+    card = (out / "README.md").read_text()
+    owned, trained = (int(n.replace(",", "")) for n in re.findall(r"weights \| ([\d,]+) of its own, ([\d,]+)", card)[0])
+    assert trained < owned
+
+
 def test_the_model_card_tells_data_metrics_and_limits_and_no_study(trained: Path) -> None:
     card = (trained / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: glint\n")

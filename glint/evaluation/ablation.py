@@ -292,7 +292,7 @@ def _paper(others: Sequence[str], experiments: Mapping[str, Experiment], gain: A
 def _cell(one: Value) -> str:
     if np.isnan(one.value):
         return "–"
-    return f"{one.value:.2f} ({one.low:.2f}–{one.high:.2f})".replace("-", "\N{MINUS SIGN}")
+    return f"{one.value:z.2f} ({one.low:z.2f} to {one.high:z.2f})".replace("-", "\N{MINUS SIGN}")
 
 
 def markdown(ablation: Ablation) -> str:
@@ -300,7 +300,7 @@ def markdown(ablation: Ablation) -> str:
     seeds = next(iter(ablation.seeds.values()))
     head = "| | " + " | ".join(TITLES[metric] for metric in METRICS) + " |\n|---|" + "--:|" * len(METRICS)
     lines = [
-        f"{len(seeds)} seeds ({', '.join(map(str, seeds))}), {ablation.studies} studies of {ablation.patients} patients, zero-shot, macro over findings; "
+        f"Seeds {', '.join(map(str, seeds))}; {ablation.studies} studies of {ablation.patients} patients, zero-shot, macro over findings; "
         f"{100 * ablation.level:g} % intervals over seeds and patients, both resampled. GLINT {version('glint')}.",
         "",
         head,
@@ -329,7 +329,7 @@ def markdown(ablation: Ablation) -> str:
 def ablation_figure(ablation: Ablation) -> bytes:
     """One panel per metric: experiments from top to bottom, mean and interval, a point per seed."""
     names = list(ablation.values)
-    figure = new_figure(2.1 * len(METRICS) + 1.6, 0.32 * len(names) + 1.0)
+    figure = new_figure(2.0 * len(METRICS) + 1.6, 0.32 * len(names) + 1.2)
     for place, (axes, metric) in enumerate(zip(figure.subplots(1, len(METRICS), sharey=True), METRICS, strict=True)):
         for row, name in enumerate(names):
             one, paint = ablation.values[name][metric], colour("glint") if row == 0 else INK
@@ -340,12 +340,13 @@ def ablation_figure(ablation: Ablation) -> bytes:
         arrow = " (lower is better)" if metric in LOWER_IS_BETTER else ""
         axes.set_title(f"{TITLES[metric]}{arrow}".replace(", ", ",\n").replace(" (", "\n("), fontsize=8, color=INK)
         axes.tick_params(labelsize=7, length=0)
+        axes.locator_params(axis="x", nbins=4)
         axes.grid(color=FAINT, linewidth=0.6)
         for side in ("top", "right", "left"):
             axes.spines[side].set_visible(False)
         if place == 0:
             axes.set_yticks(range(len(names)), [label(name) for name in names], fontsize=8)
-            axes.invert_yaxis()
+            axes.set_ylim(len(names) - 0.5, -0.5)
     return png_bytes(figure, dpi=110)
 
 

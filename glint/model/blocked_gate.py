@@ -84,33 +84,42 @@ class _OnePass(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, settings: Settings, loss: PairLoss, num_inputs: int, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Every part forward and backward at once."""
-        inputs, parameters = tensors[:num_inputs], tensors[num_inputs:]
-        with torch.autocast(inputs[0].device.type, enabled=False):
-            walk = Walk(inputs, settings)
-            walk.start_gradients()
-            numbers = _Numbers(walk)
-            total = walk.text_TD.new_zeros(())
-            parameter_grads = [torch.zeros_like(one) for one in parameters]
-            for where in settings.blocks.parts(*numbers.score_TB.shape):
-                part = walk.forward(*where)
-                numbers.put(part)
-                value, grads = _part_of_loss(loss, part, parameters)
-                total = total + value
-                walk.backward(part, grads[0], grads[1], grads[2] if settings.evidence else None)
-                for held, grad in zip(parameter_grads, grads[3:], strict=True):
-                    if grad is not None:
-                        held += grad
-        found = [*walk.gradients(), *parameter_grads]
-        ctx.known = [grad is not None for grad in found]
-        ctx.save_for_backward(*(grad for grad in found if grad is not None))
+        ctx.made_with = settings, loss, num_inputs
+        ctx.save_for_backward(*tensors)
+        total, numbers, ctx.found = walk_once(settings, loss, tensors[:num_inputs], tensors[num_inputs:])
         ctx.mark_non_differentiable(numbers.score_TB, numbers.mass_TB, numbers.evidence_TB)
         return total, numbers.score_TB, numbers.mass_TB, numbers.evidence_TB
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """The kept gradients times that of the loss."""
-        held = iter(ctx.saved_tensors)
-        return None, None, None, *(next(held) * gradients[0] if known else None for known in ctx.known)
+        """The gradients times that of the loss, in their own memory: handed out once, formed anew for whoever asks again."""
+        found, ctx.found = ctx.found, None
+        if found is None:
+            settings, loss, num_inputs = ctx.made_with
+            *_, found = walk_once(settings, loss, ctx.saved_tensors[:num_inputs], ctx.saved_tensors[num_inputs:])
+        return None, None, None, *(None if grad is None else grad.mul_(gradients[0]) for grad in found)
+
+
+def walk_once(
+    settings: Settings, loss: PairLoss, inputs: Sequence[Tensor], parameters: Sequence[Tensor]
+) -> tuple[Tensor, _Numbers, list[Tensor | None]]:
+    """The loss, the numbers behind it, and its gradients by inputs and parameters."""
+    with torch.no_grad(), torch.autocast(inputs[0].device.type, enabled=False):
+        walk = Walk(inputs, settings)
+        walk.start_gradients()
+        numbers = _Numbers(walk)
+        total = walk.text_TD.new_zeros(())
+        parameter_grads = [torch.zeros_like(one) for one in parameters]
+        for where in settings.blocks.parts(*numbers.score_TB.shape):
+            part = walk.forward(*where)
+            numbers.put(part)
+            value, grads = _part_of_loss(loss, part, parameters)
+            total = total + value
+            walk.backward(part, grads[0], grads[1], grads[2] if settings.evidence else None)
+            for held, grad in zip(parameter_grads, grads[3:], strict=True):
+                if grad is not None:
+                    held += grad
+        return total, numbers, [*walk.gradients(), *parameter_grads]
 
 
 def _part_of_loss(loss: PairLoss, part: Part, parameters: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor | None, ...]]:

@@ -6,13 +6,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from glint.core.config.train import TrainConfig
+from glint.core.config.train import TextConfig, TrainConfig
 from glint.core.errors import InputError
 from glint.core.prompts import finding_prompt
 from glint.formats.checkpoint import TEXT_FOLDER, Calibration, Checkpoint, Preprocessing, read_checkpoint
 from glint.model.glint import Glint
 from glint.model.student import Student
-from glint.model.text_encoder import SentenceEncoder, TransformerSentenceEncoder
+from glint.model.text_encoder import SentenceEncoder, TransformerSentenceEncoder, load_sentence_encoder
 from glint.teachers.registry import build_encoder, description_of
 
 MODEL_TYPE = "glint"
@@ -40,7 +40,7 @@ def checkpoint_of(
 ) -> Checkpoint:
     """Everything `load_glint` needs; `findings` are those that label prompts are written for."""
     encoder, trained_with = model.text.sentence_encoder, model.config.model_dump(mode="json")
-    if model.config.text.source == "path":
+    if model.config.text.source == "path" and model.config.text.in_checkpoint:
         trained_with["text"]["name"] = Path(model.config.text.name).name  # where it lay tells of the machine alone
     config = {
         "model_type": MODEL_TYPE,
@@ -48,7 +48,9 @@ def checkpoint_of(
         "encoder": description_of(model.student.encoder),
         "train": trained_with,
     }
-    held = encoder.files(weights=not model.text.trainable) if isinstance(encoder, TransformerSentenceEncoder) else {}
+    text, held = model.config.text, {}
+    if isinstance(encoder, TransformerSentenceEncoder) and (text.in_checkpoint or text.trainable):
+        held = encoder.files(weights=not text.trainable)
     return Checkpoint(
         tensors=model.state_dict(),
         config=config,
@@ -60,8 +62,18 @@ def checkpoint_of(
     )
 
 
+def _sentence_encoder(folder: Path, text: TextConfig) -> TransformerSentenceEncoder:
+    """The encoder in the folder, or the one that the folder names."""
+    if not (text.in_checkpoint or text.trainable):
+        return load_sentence_encoder(text)
+    inside = str(folder / TEXT_FOLDER)
+    encoder = TransformerSentenceEncoder(inside, max_tokens=text.max_tokens, weights=not text.trainable)
+    return encoder.requires_grad_(text.trainable)
+
+
 def load_glint(folder: Path | str, *, sentence_encoder: SentenceEncoder | None = None) -> Glint:
-    """The model of a checkpoint folder, on the CPU, in eval mode; every weight must fit. Nothing is fetched.
+    """The model of a checkpoint folder, on the CPU, in eval mode; every weight must fit. Nothing is fetched, but
+    for a sentence encoder from a hub that `train.text.in_checkpoint: false` left outside.
 
     `sentence_encoder` takes the place of the one in the folder.
 
@@ -73,9 +85,7 @@ def load_glint(folder: Path | str, *, sentence_encoder: SentenceEncoder | None =
     try:
         config = TrainConfig.model_validate(checkpoint.config["train"], strict=False)
         student = Student(build_encoder(checkpoint.config["encoder"]), adapter_blocks=config.model.adapter_blocks)
-        sentence_encoder = sentence_encoder or TransformerSentenceEncoder(
-            str(Path(folder) / TEXT_FOLDER), max_tokens=config.text.max_tokens, weights=not config.text.trainable
-        ).requires_grad_(config.text.trainable)
+        sentence_encoder = sentence_encoder or _sentence_encoder(Path(folder), config.text)
         model = Glint(config, student=student, sentence_encoder=sentence_encoder)
         model.load_state_dict(dict(checkpoint.tensors), strict=True)
     except (InputError, ValidationError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:

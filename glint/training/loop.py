@@ -178,7 +178,12 @@ class Ticker:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=10),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+            )
             self.bar = Progress(*columns, console=Console(stderr=True))
             self.task = self.bar.add_task(description, total=total, completed=done)
             self.bar.start()
@@ -186,14 +191,17 @@ class Ticker:
     def tick(self, step: int, numbers: Mapping[str, float]) -> None:
         """Show that `step` steps are done, with what the last one gave."""
         rate = (step - self.first) * self.batch_size / max(1e-9, time.monotonic() - self.started_s)
-        text = f"{self.description}: loss {numbers['loss']:.3f}, {rate:.1f} volumes/s, {memory_gib():.1f} GiB"
-        if (density := numbers.get("gate_density_positive", math.nan)) == density:
-            text += f", gates {density:.3f} open on positives, {numbers['gate_density_other']:.3f} elsewhere"
-        if self.bar is not None:
+        loss, memory = numbers["loss"], memory_gib()
+        positive, other = (numbers.get(f"gate_density_{of}", math.nan) for of in ("positive", "other"))
+        if self.bar is not None:  # fits a terminal of 80 columns
+            text = f"{self.description} loss {loss:.3f} {rate:.0f}/s {memory:.1f}GiB gates {positive:.2f}|{other:.2f}"
             self.bar.update(self.task, completed=step, description=text)
         elif step * 10 // self.total > self.shown:
             self.shown = step * 10 // self.total
-            log(f"{text}, step {step}/{self.total}")
+            gates = "" if math.isnan(positive) else f", gates {positive:.3f} open on positives, {other:.3f} elsewhere"
+            log(
+                f"{self.description}: loss {loss:.3f}, {rate:.1f} volumes/s, {memory:.1f} GiB{gates}, step {step}/{self.total}"
+            )
 
     def close(self) -> None:
         """Leave the terminal as it was."""

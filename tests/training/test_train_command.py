@@ -288,11 +288,12 @@ def test_a_checkpoint_of_every_switch_at_once_loads_as_a_plain_one(inputs: list[
     """Low-rank updates merged, averaged weights kept, a batch in pieces, bfloat16, early stop, balance, recomputation."""
     switches = {
         "micro_batch_size": 2, "precision": "bfloat16", "activation_checkpointing": True, "ema_decay": 0.5, "patience": 1,
-        "balance_below": 0.5, "validate_every": 1,
+        "balance_below": 0.5, "validate_every": 1, "text": {"in_checkpoint": False},
         "model": {"value_width": 16, "gate_width": 8, "adaptation": "lora", "lora_rank": 2, "adapter_blocks": 1},
     }  # fmt: skip
     out = tmp_path / "glint"
     assert main(command(inputs, out, tmp_path / "state", **switches)[3:]) == 0
+    assert not (out / "text_encoder").exists(), "named with its SHA-256 instead"
     model = Glint.from_pretrained(out)
     assert not [name for name in model.state_dict() if "low_rank" in name]
     assert all(torch.isfinite(weight).all() for weight in model.parameters())

@@ -21,6 +21,11 @@ class TextConfig(StageConfig):
         default="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
         description="SHA-256 of model.safetensors, refused if different; published for all-MiniLM-L6-v2; null skips",
     )
+    in_checkpoint: bool = Field(
+        default=True,
+        description="copy the encoder into every checkpoint (90 MB for the default), which then needs nothing beside it; false: a "
+        "checkpoint names it with its SHA-256, for many runs on one machine",
+    )
     trainable: bool = Field(
         default=False, description="fine-tune the sentence encoder; frozen lets each sentence be encoded once"
     )

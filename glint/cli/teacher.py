@@ -28,14 +28,18 @@ def run(args: argparse.Namespace) -> None:
     limit = time_limit(args.max_minutes)
     from glint.prepare.resample import window_channels
     from glint.teachers.make import make_teacher
+    from glint.training.distributed import ranks_of_this_job
 
     config = stage_config_from_args(args, TeacherConfig)
-    make_teacher(
-        args.resampled,
-        args.split,
-        args.out,
-        config=config,
-        channels=partial(window_channels, windows_hu=config.windows),
-        state_dir=args.state,
-        limit=limit,
-    )
+    with ranks_of_this_job() as ranks:
+        make_teacher(
+            args.resampled,
+            args.split,
+            args.out,
+            config=config,
+            channels=partial(window_channels, windows_hu=config.windows),
+            state_dir=args.state,
+            limit=limit,
+            ranks=ranks,
+            device=ranks.device(config.device),
+        )

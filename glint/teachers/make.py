@@ -16,9 +16,11 @@ from glint.core.errors import FingerprintError, InputError
 from glint.core.progress import log
 from glint.core.provenance import code_digest, digest, sha256_file
 from glint.core.stopping import TimeLimit
+from glint.teachers.distill import distill
 from glint.teachers.pretrain import pretrain
 from glint.teachers.registry import TEACHER_NAME, WEIGHTS_NAME, FrozenTeacher, TeacherRecord
-from glint.teachers.sources import open_encoder
+from glint.teachers.sources import open_encoder, weights_file
+from glint.teachers.steps import ALONE, SharedStep
 from glint.teachers.vjepa import EncoderConfig, VisionTransformer3D
 from glint.teachers.volumes import Channels, Source, VolumeWindows, training_sources, volume_shape
 
@@ -50,8 +52,12 @@ def make_teacher(
     channels: Channels,
     state_dir: Path | None = None,
     limit: TimeLimit | None = None,
-) -> TeacherRecord:
+    ranks: SharedStep = ALONE,
+    device: torch.device | None = None,
+) -> TeacherRecord | None:
     """Make `out` whole: config.json, model.safetensors, teacher.json, and the curves where the teacher was pretrained.
+
+    Of several processes (`ranks`) that share the pretraining the first one writes; the others return None.
 
     Raises:
         InputError: volumes or weights are absent or unreadable.
@@ -60,7 +66,10 @@ def make_teacher(
     torch.set_num_threads(config.threads)
     sources = training_sources(resampled, split)
     volume_zyx = volume_shape(sources)
-    teacher, curves = _teacher(config, sources, volume_zyx, channels, state_dir, limit)
+    teacher, curves = _teacher(config, sources, volume_zyx, channels, state_dir, limit, ranks, device)
+    if not ranks.first:
+        ranks.wait()
+        return None
     with atomic_directory(out) as folder:
         teacher.save_weights(folder)
         sha256 = sha256_file(folder / WEIGHTS_NAME)
@@ -87,6 +96,7 @@ def make_teacher(
             draw_curves(folder / "curves.png", curves)
         write_json(folder / TEACHER_NAME, asdict(record))
     log(f"teacher: {record.name} ({record.source}), SHA-256 {sha256[:12]}…, in {out}")
+    ranks.wait()
     return record
 
 
@@ -97,6 +107,8 @@ def _teacher(
     channels: Channels,
     state_dir: Path | None,
     limit: TimeLimit | None,
+    ranks: SharedStep,
+    device: torch.device | None,
 ) -> tuple[FrozenTeacher, Curves]:
     if config.source != "pretrain":
         encoder = open_encoder(
@@ -113,22 +125,37 @@ def _teacher(
                 f"teacher.windows: {config.name} takes {encoder.channels} channels, or 1 that is repeated, not {len(config.windows)}"
             )
         return FrozenTeacher(encoder), []
-    made = pretrain(
-        VolumeWindows(sources=sources, channels=channels),
-        encoder_config(config, volume_zyx),
-        config.pretrain,
-        seed=config.seed,
-        key=_state_key(config, sources),
-        state_dir=state_dir,
-        limit=limit,
-    )
+    shape, volumes = encoder_config(config, volume_zyx), VolumeWindows(sources=sources, channels=channels)
+    start = start_weights(config, shape)
+    shared: dict[str, Any] = {"key": _state_key(config, sources), "state_dir": state_dir, "limit": limit}
+    options: dict[str, Any] = {"seed": config.seed, "start": start, "ranks": ranks, "device": device}
+    if config.recipe == "self_distillation":
+        made = distill(volumes, shape, config.distill, **options, **shared)
+    else:
+        made = pretrain(volumes, shape, config.pretrain, **options, **shared)
+    made.encoder.cpu()
     return FrozenTeacher(made.encoder), made.curves
+
+
+def start_weights(config: TeacherConfig, shape: EncoderConfig) -> VisionTransformer3D | None:
+    """The encoder that pretraining goes on from; None from scratch.
+
+    Raises:
+        InputError: the weights are of another shape than `teacher.encoder`.
+    """
+    if config.location is None:
+        return None
+    encoder = open_encoder(VisionTransformer3D.family, "path", config.location, shape.volume_zyx, small=shape)
+    if not isinstance(encoder, VisionTransformer3D) or encoder.config != shape:
+        raise InputError(f"{config.location}: these weights are of another shape than teacher.encoder; make them equal")
+    return encoder
 
 
 def _state_key(config: TeacherConfig, sources: Sequence[Source]) -> str:
     """A resumable state belongs to one configuration, one set of volumes and one version of the code."""
     volumes = {source.study_id: sha256_file(source.path) for source in sources}
-    return digest([config.model_dump(mode="json"), volumes, code_digest("glint.teachers.pretrain")])[:16]
+    start = None if config.location is None else sha256_file(weights_file(Path(config.location)))
+    return digest([config.model_dump(mode="json"), volumes, start, code_digest("glint.teachers.make")])[:16]
 
 
 def summary_of(curves: Curves) -> dict[str, float]:

@@ -14,17 +14,8 @@ from torch import nn
 from glint.core.config.teacher import MaskConfig, PretrainConfig
 from glint.core.errors import FingerprintError
 from glint.teachers.appearance import AppearanceCode, fit_patch_embedding, patch_statistics
-from glint.teachers.pretrain import (
-    Pretrainer,
-    collapse_monitors,
-    draw_batch,
-    first_volumes,
-    learning_rate_at,
-    momentum_at,
-    pretrain,
-    stack_levels,
-    update_target,
-)
+from glint.teachers.pretrain import Pretrainer, draw_batch, pretrain, stack_levels
+from glint.teachers.steps import collapse_monitors, first_volumes, learning_rate_at, momentum_at, update_target
 from glint.teachers.vjepa import EncoderConfig, VisionTransformer3D, patchify
 
 SHAPE = EncoderConfig(volume_zyx=(16, 16, 16), patch_zyx=(4, 4, 4), channels=2, width=24, depth=2, heads=1)

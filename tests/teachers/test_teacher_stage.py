@@ -318,6 +318,22 @@ def test_contradictory_configurations_are_refused(wrong):
         teacher_config(**wrong)
 
 
+def test_pretraining_by_self_distillation_goes_on_from_given_weights_and_refuses_those_of_another_shape(made, tmp_path):
+    recipe = {"steps": 2, "batch_size": 2, "local_crops": 1, "prototypes": 8, "head_hidden": 8, "head_bottleneck": 4}
+    options = {"recipe": "self_distillation", "distill": recipe, "location": str(made / "07_teacher")}
+    config = teacher_config(**options)
+    channels = partial(window_channels, windows_hu=config.windows)
+    paths = [made / "04_resample/shard-000/manifest.parquet"], made / "06_split/manifest.parquet"
+    record = make_teacher(*paths, tmp_path / "07", config=config, channels=channels)
+    assert record.source == "pretrain"
+    teacher, start = load_teacher(tmp_path / "07")[0], load_teacher(made / "07_teacher")[0]
+    moved = [(a - b).abs().max() for a, b in zip(teacher.parameters(), start.parameters(), strict=True)]
+    assert 0 < max(moved) < 0.01
+    other = teacher_config(**options, encoder={**TEACHER["encoder"], "width": 48})
+    with pytest.raises(InputError, match="another shape"):
+        make_teacher(*paths, tmp_path / "other", config=other, channels=channels)
+
+
 def test_sigkill_and_the_same_command_again_give_the_weights_of_an_undisturbed_run(made, tmp_path):
     resampled, split = write_stages(tmp_path)
     out, state = tmp_path / "07_teacher", tmp_path / "state"

@@ -39,6 +39,15 @@ def test_every_public_target_plans_from_nothing(tmp_path, target):
     assert jobs["demo"] == 1 and jobs["total"] >= 2
 
 
+def test_pretraining_has_a_target_of_its_own_that_refuses_loaded_weights(tmp_path):
+    jobs = planned(snakemake(tmp_path, "--dry-run", "pretrain_teacher_ct"))
+    assert jobs["teacher"] == 1 and "features" not in jobs
+    loaded = ("--config", 'teacher={"ct":{"source":"path","location":"w"}}')
+    refused = snakemake(tmp_path, "--dry-run", *loaded, "--", "pretrain_teacher_ct")
+    assert refused.returncode != 0
+    assert "nothing is pretrained" in refused.stdout + refused.stderr
+
+
 def test_with_an_online_teacher_nothing_plans_a_feature_cache(tmp_path):
     online = ("--config", 'teacher={"ct":{"features":"online"}}')
     shown = ("--dry-run", "--printshellcmds", "--quiet", "host")

@@ -11,18 +11,21 @@ rule teacher:
         "logs/{modality}/07_teacher/teacher.benchmark.tsv"
     wildcard_constraints:
         modality=only("teacher"),
-    threads: lambda wildcards: section("teacher", wildcards.modality).threads
+    threads:
+        lambda wildcards: CONFIG.cluster.teacher.ranks
+        * section("teacher", wildcards.modality).threads
     resources:
-        **job("teacher"),
+        **shared_job("teacher"),
     params:
         config=slice_json("teacher"),
         recipe=recipe("teacher"),
         out=subpath(output[0], parent=True),
         state="state/{modality}/07_teacher",
+        launcher=launcher("teacher"),
         limit=time_limit(),
     shell:
         recorded(
-            "python -m glint teacher --resampled {input.resampled} --split {input.split} "
+            "{params.launcher} python -m glint teacher --resampled {input.resampled} --split {input.split} "
             "--out {params.out} --state {params.state} {params.limit} --config {params.config:q}"
         )
 
@@ -34,4 +37,11 @@ for modality in modalities_of("teacher"):
             f"teacher_{modality}"
         input:
             f"results/{modality}/07_teacher/teacher.json",
+        localrule: True
+
+    rule:
+        name:
+            f"pretrain_teacher_{modality}"
+        input:
+            pretrained_teacher(modality),
         localrule: True

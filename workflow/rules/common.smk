@@ -69,6 +69,21 @@ def wanted(modality, files):
     return files if section("index", modality).raw_dirs else []
 
 
+def pretrained_teacher(modality):
+    """Input function: the teacher, where the configuration says that it is pretrained here."""
+
+    def asked(wildcards):
+        source = section("teacher", modality).source
+        if source != "pretrain":
+            raise WorkflowError(
+                f"teacher.{modality}.source is {source!r}: nothing is pretrained; set it to pretrain, "
+                f"or ask for teacher_{modality}"
+            )
+        return f"results/{modality}/07_teacher/teacher.json"
+
+    return asked
+
+
 def cached_features(wildcards):
     """Input function: manifests of stage 08; none where the teacher runs in the training step."""
     if section("teacher", wildcards.modality).features == "online":
@@ -202,15 +217,15 @@ def shared_job(stage):
     return asked
 
 
-def launcher():
+def launcher(stage="train"):
     """Parameter function: what starts the processes that share a training step; nothing where it is one."""
-    train = CONFIG.cluster.train
-    if train.nodes > 1 and on_cluster():
-        gpus = f"--gpus-per-node={train.gpus} " if train.gpus else ""
+    asked = CONFIG.cluster.job(stage)
+    if asked.nodes > 1 and on_cluster():
+        gpus = f"--gpus-per-node={asked.gpus} " if asked.gpus else ""
         return lambda wildcards, threads: (
-            f"srun --nodes={train.nodes} --ntasks={train.nodes} --ntasks-per-node=1 --cpus-per-task={threads} {gpus}"
-            f"--kill-on-bad-exit=1 python -m glint.training.launch --ranks-per-node {train.ranks}"
+            f"srun --nodes={asked.nodes} --ntasks={asked.nodes} --ntasks-per-node=1 --cpus-per-task={threads} {gpus}"
+            f"--kill-on-bad-exit=1 python -m glint.training.launch --ranks-per-node {asked.ranks}"
         )
-    if train.ranks > 1:
-        return f"torchrun --standalone --nproc-per-node={train.ranks} --no-python"
+    if asked.ranks > 1:
+        return f"torchrun --standalone --nproc-per-node={asked.ranks} --no-python"
     return ""

@@ -21,7 +21,7 @@ class JobConfig(StageConfig):
 
 
 class TrainJobConfig(JobConfig):
-    """Training, which may be shared by several processes and nodes."""
+    """Pretraining and training, which may be shared by several processes and nodes."""
 
     nodes: int = Field(default=1, ge=1, description="nodes of one job, on a cluster only")
     ranks_per_node: int | None = Field(
@@ -56,7 +56,7 @@ class ClusterConfig(StageConfig):
     resample: JobConfig = Field(default=JobConfig(mem_mb=8000, runtime_min=240))
     sections: JobConfig = Field(default=JobConfig(mem_mb=4000, runtime_min=60))
     split: JobConfig = Field(default=JobConfig(mem_mb=4000, runtime_min=30))
-    teacher: JobConfig = Field(default=JobConfig(mem_mb=16000, runtime_min=1440, growth=0.0))
+    teacher: TrainJobConfig = Field(default=TrainJobConfig(mem_mb=16000, runtime_min=1440, growth=0.0))
     features: JobConfig = Field(default=JobConfig(mem_mb=16000, runtime_min=480))
     train: TrainJobConfig = Field(default=TrainJobConfig(mem_mb=32000, runtime_min=1440, growth=0.0))
     evaluate: JobConfig = Field(default=JobConfig(mem_mb=16000, runtime_min=240))

@@ -48,37 +48,11 @@ class MaskConfig(StageConfig):
         return self
 
 
-class PretrainConfig(StageConfig):
-    """Masked latent prediction on the training split's own volumes."""
+class Schedule(StageConfig):
+    """What every recipe of self-supervision has."""
 
     steps: int = Field(default=100, ge=1, description="optimiser steps: the budget is steps, never seconds")
     batch_size: int = Field(default=8, ge=1, description="volumes per step")
-    masks: MaskConfig = Field(default=MaskConfig(), description="multi-block masks")
-    levels: tuple[int, ...] = Field(
-        default=(0, 1, 2, 3),
-        description="blocks (0 is the first) whose outputs are predicted; shallow ones keep local detail",
-    )
-    visible_weight: float = Field(
-        default=0.5,
-        ge=0,
-        description="weight of visible tokens next to a hidden one; falls with distance; 0: hidden only",
-    )
-    appearance_weight: float = Field(
-        default=1.0, ge=0, description="weight of telling what a visible patch looks like; 0: latent prediction alone"
-    )
-    appearance_units: int = Field(default=256, ge=1, description="units of the fixed random network behind that target")
-    appearance_width: int = Field(default=128, ge=1, description="whitened components of it that are asked for")
-    appearance_volumes: int = Field(
-        default=48, ge=1, description="training volumes that its moments and the first patch embedding are fitted to"
-    )
-    predicted_tokens: int = Field(
-        default=128,
-        ge=1,
-        description="hidden tokens that are predicted per mask, drawn anew each time; fewer is faster",
-    )
-    predictor_width: int = Field(default=64, ge=6, description="token width of the predictor")
-    predictor_depth: int = Field(default=2, ge=1, description="blocks of the predictor")
-    predictor_heads: int = Field(default=1, ge=1, description="heads of the predictor")
     momentum_start: float = Field(
         default=0.998,
         ge=0,
@@ -107,12 +81,92 @@ class PretrainConfig(StageConfig):
     )
 
 
+class PretrainConfig(Schedule):
+    """Masked latent prediction on the training split's own volumes."""
+
+    masks: MaskConfig = Field(default=MaskConfig(), description="multi-block masks")
+    levels: tuple[int, ...] = Field(
+        default=(0, 1, 2, 3),
+        description="blocks (0 is the first) whose outputs are predicted; shallow ones keep local detail",
+    )
+    visible_weight: float = Field(
+        default=0.5,
+        ge=0,
+        description="weight of visible tokens next to a hidden one; falls with distance; 0: hidden only",
+    )
+    appearance_weight: float = Field(
+        default=1.0, ge=0, description="weight of telling what a visible patch looks like; 0: latent prediction alone"
+    )
+    appearance_units: int = Field(default=256, ge=1, description="units of the fixed random network behind that target")
+    appearance_width: int = Field(default=128, ge=1, description="whitened components of it that are asked for")
+    appearance_volumes: int = Field(
+        default=48, ge=1, description="training volumes that its moments and the first patch embedding are fitted to"
+    )
+    predicted_tokens: int = Field(
+        default=128,
+        ge=1,
+        description="hidden tokens that are predicted per mask, drawn anew each time; fewer is faster",
+    )
+    predictor_width: int = Field(default=64, ge=6, description="token width of the predictor")
+    predictor_depth: int = Field(default=2, ge=1, description="blocks of the predictor")
+    predictor_heads: int = Field(default=1, ge=1, description="heads of the predictor")
+
+
+class DistillConfig(Schedule):
+    """Self-distillation with Gram anchoring, for films: crops of one image must be told alike, patches too."""
+
+    momentum_start: float = Field(default=0.994, ge=0, le=1, description="first momentum of the teacher's average")
+    momentum_end: float = Field(default=1.0, ge=0, le=1, description="last momentum, reached linearly")
+    global_crops: int = Field(default=2, ge=2, description="large crops per image; the teacher sees these alone")
+    local_crops: int = Field(default=4, ge=0, description="small crops per image, seen by the student alone")
+    global_scale: tuple[float, float] = Field(
+        default=(0.5, 1.0), description="share of the image's area in a large crop"
+    )
+    local_share: float = Field(
+        default=0.4,
+        gt=0,
+        le=1,
+        description="edge of a small crop / edge of the grid; a box of patches at their true places",
+    )
+    masked_share: float = Field(
+        default=0.3, ge=0, lt=1, description="share of a large crop's patches that are masked in half of them (iBOT)"
+    )
+    prototypes: int = Field(default=256, ge=2, description="outputs of the heads that student and teacher agree on")
+    head_hidden: int = Field(default=256, ge=1, description="width of the heads' hidden layers")
+    head_bottleneck: int = Field(default=64, ge=1, description="width before the prototypes")
+    student_temperature: float = Field(default=0.1, gt=0, description="of the student's softmax")
+    teacher_temperature: float = Field(default=0.06, gt=0, description="of the teacher's, before Sinkhorn's balancing")
+    sinkhorn_rounds: int = Field(
+        default=3, ge=1, description="balancings of the teacher's assignments; keep all prototypes in use"
+    )
+    patch_weight: float = Field(
+        default=0.5, ge=0, description="weight of the masked patches' loss (iBOT) to that of images (DINO)"
+    )
+    spread_weight: float = Field(default=0.1, ge=0, description="weight of keeping images apart (KoLeo)")
+    gram_weight: float = Field(default=1.0, ge=0, description="weight of Gram anchoring; 0: none")
+    gram_start: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="share of the steps after which patch similarities are held to those of that moment's teacher",
+    )
+    gain: float = Field(default=0.2, ge=0, lt=1, description="largest relative change of a crop's contrast")
+    offset: float = Field(default=0.1, ge=0, lt=1, description="largest shift of a crop's brightness, in window widths")
+
+
 class TeacherConfig(StageConfig):
     """Stage 07."""
 
     source: Literal["pretrain", "path", "hub"] = Field(
         default="pretrain",
         description="pretrain here; path: a folder or file of weights; hub: a transformers model id, from the local cache",
+    )
+    recipe: Literal["masked_latent", "self_distillation"] = Field(
+        default="masked_latent",
+        description="of pretraining: masked latent prediction (pretrain), or self-distillation with Gram anchoring for films (distill)",
+    )
+    device: Literal["auto", "cpu"] = Field(
+        default="auto", description="of pretraining; auto: the GPU of each process where there is one"
     )
     features: Literal["cached", "online"] = Field(
         default="cached",
@@ -123,7 +177,8 @@ class TeacherConfig(StageConfig):
         default="vjepa_small", description=f"family: {', '.join(FAMILIES)}; `glint teachers list` tells more"
     )
     location: str | None = Field(
-        default=None, description="path: folder, .safetensors or torch checkpoint; hub: model id, such as facebook/…"
+        default=None,
+        description="path: folder, .safetensors or torch checkpoint; hub: model id, such as facebook/…; pretrain: weights to go on from, null from scratch",
     )
     revision: str | None = Field(
         default=None, description="hub: commit of the model; null takes what is in the local cache"
@@ -154,6 +209,7 @@ class TeacherConfig(StageConfig):
     seed: int = Field(default=0, ge=0, description="seed of initial weights, masks, shifts and order of volumes")
     encoder: EncoderShape = Field(default=EncoderShape(), description="shape of the pretrained encoder")
     pretrain: PretrainConfig = Field(default=PretrainConfig(), description="objective, schedule, budget")
+    distill: DistillConfig = Field(default=DistillConfig(), description="the same of self-distillation")
 
     @field_validator("windows", mode="before")
     @classmethod

@@ -115,7 +115,8 @@ def main() -> None:
             assert np.array_equal(read(draws[0], few), tokens[draws[0]][:, few])
         (whole, fast), (part, fast_part) = (
             measured_s(
-                {n: lambda read=read, which=which: [read(rows, which) for rows in draws] for n, read in found.items()}, args.rounds
+                {n: lambda read=read, which=which: [read(rows, which) for rows in draws] for n, read in found.items()},
+                args.rounds,
             )
             for which in (None, few)
         )

@@ -39,13 +39,13 @@ class _Numbers:
     def __init__(self, walk: Walk) -> None:
         shape = walk.text_TD.shape[0], walk.value_BPD.shape[0]
         self.score_TB = walk.text_TD.new_empty(shape)
-        self.mass_TB = walk.text_TD.new_empty(shape)
+        self.mass_TB, self.length_TB = walk.text_TD.new_empty(shape), walk.text_TD.new_empty(shape)
         self.evidence_TB = walk.text_TD.new_empty(shape) if walk.settings.evidence else walk.text_TD.new_zeros(shape)
 
     def put(self, part: Part) -> None:
         """Enter a part."""
         where = part.sentences, part.volumes
-        self.score_TB[where], self.mass_TB[where] = part.score_tb, part.mass_tb
+        self.score_TB[where], self.mass_TB[where], self.length_TB[where] = part.score_tb, part.mass_tb, part.length_tb
         if part.evidence_tb is not None:
             self.evidence_TB[where] = part.evidence_tb
 
@@ -55,15 +55,15 @@ class _Recompute(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, settings: Settings, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """All parts, nothing kept but the inputs."""
+        """All parts; kept are the inputs and three numbers per pair."""
         ctx.settings = settings
-        ctx.save_for_backward(*inputs)
         ctx.set_materialize_grads(False)
         with torch.autocast(inputs[0].device.type, enabled=False):
             walk = Walk(inputs, settings)
             numbers = _Numbers(walk)
             for sentences, volumes in settings.blocks.parts(*numbers.score_TB.shape):
                 numbers.put(walk.forward(sentences, volumes))
+        ctx.save_for_backward(*inputs, numbers.score_TB, numbers.length_TB, numbers.mass_TB)
         return numbers.score_TB, numbers.mass_TB, numbers.evidence_TB
 
     @staticmethod
@@ -71,10 +71,12 @@ class _Recompute(torch.autograd.Function):
         """All parts again, each with its share of the incoming gradients."""
         settings = ctx.settings
         with torch.autocast(ctx.saved_tensors[0].device.type, enabled=False):
-            walk = Walk(ctx.saved_tensors, settings)
+            *inputs, score_TB, length_TB, mass_TB = ctx.saved_tensors
+            walk = Walk(inputs, settings)
             walk.start_gradients()
-            for where in settings.blocks.parts(walk.text_TD.shape[0], walk.value_BPD.shape[0]):
-                walk.backward(walk.forward(*where), *(None if one is None else one[where] for one in gradients))
+            for where in settings.blocks.parts(*score_TB.shape):
+                part = walk.forward(where[0], where[1], (score_TB[where], length_TB[where], mass_TB[where]))
+                walk.backward(part, *(None if one is None else one[where] for one in gradients))
             return None, *walk.gradients()
 
 

@@ -40,6 +40,12 @@ def open_gates(
     return gate_tbP, open_tbP.to(cosine_tbP.dtype), open_tbP.sum(dim=-1), evidence_tb
 
 
+def open_again(cosine_tbP: Tensor, weight_bP: Tensor, scale: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """sigma(z), and c sigma(z) in the precision of the products, where mass and evidence are known already."""
+    gate_tbP = torch.sigmoid(at_least_float32(cosine_tbP) * scale + bias)
+    return gate_tbP, (gate_tbP * weight_bP).to(cosine_tbP.dtype)
+
+
 def close_gates(
     gate_tbP: Tensor,
     pull_tbP: Tensor,
@@ -64,17 +70,15 @@ def close_gates(
     return (grad_tbP * scale).to(dtype), grad_tbP.sum(), (grad_tbP * at_least_float32(cosine_tbP)).sum()
 
 
-def compare_pooled(
-    pooled_btD: Tensor, text_tD: Tensor, mass_tb: Tensor, null_weight: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(score, length, long enough) of a part: s = <t, u> / length, where length is |u|, or what `unit` puts in the place of a
-    smaller one.
+def compare_pooled(pooled_btD: Tensor, text_tD: Tensor, mass_tb: Tensor, null_weight: float) -> tuple[Tensor, Tensor]:
+    """(score, length) of a part: s = <t, u> / length, where length is |u|, or what `unit` puts in the place of a smaller one;
+    that is returned below 0.
     """
     length_tb = torch.linalg.vector_norm(pooled_btD, dim=-1).T
     smallest_tb = SMALLEST_LENGTH * (mass_tb + null_weight).clamp_min(SMALLEST_MASS)
     dot_tb = (pooled_btD * text_tD).sum(dim=-1).T
-    longest_tb = torch.maximum(length_tb, smallest_tb)
-    return dot_tb / longest_tb, longest_tb, length_tb >= smallest_tb
+    score_tb = dot_tb / torch.maximum(length_tb, smallest_tb)
+    return score_tb, torch.where(length_tb >= smallest_tb, length_tb, -smallest_tb)
 
 
 def turn_pooled(
@@ -109,7 +113,6 @@ class Part:
     open_tbP: Tensor
     pooled_btD: Tensor
     length_tb: Tensor
-    long_enough_tb: Tensor
     score_tb: Tensor
     mass_tb: Tensor
     evidence_tb: Tensor | None
@@ -141,20 +144,27 @@ class Walk:
         keys += [] if self.rho == 0 else [self.value_bPD]
         self.key_bPK = keys[0] if len(keys) == 1 else torch.cat(keys, dim=2)
 
-    def forward(self, sentences: slice, volumes: slice) -> Part:
-        """Cosines, gates, pooled vectors and numbers of a part."""
+    def forward(self, sentences: slice, volumes: slice, known: Sequence[Tensor] | None = None) -> Part:
+        """Cosines, gates, pooled vectors and numbers of a part; `known` score, length and mass (t, b) are not made again."""
         self.read_patches(volumes)
         num_volumes, num_patches, _ = self.key_bPK.shape
         cosine_tbP = (self.query_TK[sentences] @ self.key_bPK.flatten(0, 1).T).view(-1, num_volumes, num_patches)
-        gate_tbP, open_tbP, mass_tb, evidence_tb = fused(open_gates, self.compiled)(
-            cosine_tbP, self.weight_bP, self.scale, self.bias, self.settings.evidence
-        )
+        evidence_tb = None
+        if known is None:
+            gate_tbP, open_tbP, mass_tb, evidence_tb = fused(open_gates, self.compiled)(
+                cosine_tbP, self.weight_bP, self.scale, self.bias, self.settings.evidence
+            )
+        else:
+            gate_tbP, open_tbP = fused(open_again, self.compiled)(cosine_tbP, self.weight_bP, self.scale, self.bias)
         pooled_btD = at_least_float32(open_tbP.transpose(0, 1) @ self.value_bPD)
         if self.settings.null_weight > 0:
             pooled_btD = pooled_btD + self.settings.null_weight * self.null_D
-        score_tb, length_tb, long_enough_tb = fused(compare_pooled, self.compiled)(
-            pooled_btD, self.text_TD[sentences], mass_tb, self.settings.null_weight
-        )
+        if known is None:
+            score_tb, length_tb = fused(compare_pooled, self.compiled)(
+                pooled_btD, self.text_TD[sentences], mass_tb, self.settings.null_weight
+            )
+        else:
+            score_tb, length_tb, mass_tb = known
         return Part(
             sentences=sentences,
             volumes=volumes,
@@ -163,7 +173,6 @@ class Walk:
             open_tbP=open_tbP,
             pooled_btD=pooled_btD,
             length_tb=length_tb,
-            long_enough_tb=long_enough_tb,
             score_tb=score_tb,
             mass_tb=mass_tb,
             evidence_tb=evidence_tb,
@@ -184,9 +193,10 @@ class Walk:
         text_tD, volumes = self.text_TD[part.sentences], part.volumes
         if dscore_tb is None:
             dscore_tb = torch.zeros_like(part.score_tb)
-        pull_tb = dscore_tb / part.length_tb
+        length_tb, long_enough_tb = part.length_tb.abs(), part.length_tb > 0
+        pull_tb = dscore_tb / length_tb
         lost_tb = pull_tb * part.score_tb
-        shrink_tb = torch.where(part.long_enough_tb, lost_tb / part.length_tb, 0.0)
+        shrink_tb = torch.where(long_enough_tb, lost_tb / length_tb, 0.0)
         dpooled_btD, null_grad_D, text_grad_tD = fused(turn_pooled, self.compiled)(
             part.pooled_btD, text_tD, pull_tb, shrink_tb, self.dtype
         )
@@ -194,7 +204,7 @@ class Walk:
         if self.settings.null_weight > 0:
             self.null_grad_D += self.settings.null_weight * null_grad_D
         else:  # a null vector keeps u longer than that, but for exact cancellation
-            steep_tb = ~part.long_enough_tb & (part.mass_tb > SMALLEST_MASS)
+            steep_tb = ~long_enough_tb & (part.mass_tb > SMALLEST_MASS)
             short_tb = torch.where(steep_tb, -SMALLEST_LENGTH * lost_tb, 0.0)
             dmass_tb = short_tb if dmass_tb is None else dmass_tb + short_tb
         pull_tbP = (dpooled_btD @ self.value_bPD.transpose(1, 2)).transpose(0, 1)

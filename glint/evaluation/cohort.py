@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from glint.core.errors import InputError
 from glint.evaluation.truth import read_bits, read_truth
 from glint.formats.manifest import read_manifest, read_manifests
-from glint.formats.nifti import load_model_volume
+from glint.formats.model_image import load_model_image, read_image_rows
 
 ValidBox = tuple[int, ...]
 
@@ -28,9 +29,9 @@ class Study:
     valid_box: ValidBox
     findings: frozenset[str]
 
-    def volume(self) -> tuple[NDArray[np.int16], NDArray[np.float64]]:
-        """HU on the model's grid (Z, Y, X), and the affine."""
-        return load_model_volume(self.volume_path)
+    def volume(self) -> tuple[NDArray[Any], NDArray[np.float64]]:
+        """HU or grey on the model's grid (Z, Y, X), and the affine."""
+        return load_model_image(self.volume_path)
 
     def bits(self) -> NDArray[np.uint16]:
         """Masks as a bit field (Z, Y, X)."""
@@ -54,7 +55,7 @@ def read_cohort(*, resampled: Sequence[Path], split: Path, truth: Path, features
     """
     masks, findings = read_truth(truth)
     splits = read_manifest(split, "split").filter(pl.col("status") == "ok").select("study_id", "split")
-    images = read_manifests(list(resampled), "resample").filter(pl.col("status") == "ok").join(splits, on="study_id")
+    images = read_image_rows(resampled).filter(pl.col("status") == "ok").join(splits, on="study_id")
     drawn = masks.select("study_id", "findings", truth_path="path")
     if features:  # none where the teacher ran in the training step
         encoded = read_manifests(list(features), "features").filter(pl.col("status") == "ok").select("study_id")

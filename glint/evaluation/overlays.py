@@ -21,6 +21,7 @@ from glint.evaluation.measure import Cases, inside
 LUNG_WINDOW_HU = (-1350.0, 150.0)
 TRUTH_RGB, MASK_RGB = (0.0, 0.9, 1.0), (0.0, 0.0, 0.0)
 SCALE_MM, PIXELS_PER_MM, DPI = 50, 0.9, 100
+FILM_ROWS = 340
 HEAD, GAP = 34, 8  # pixels above a panel and between panels
 PLANES = {"axial": 0, "coronal": 1, "sagittal": 2}
 EDGES = {"axial": ("R", "L", "A", "P"), "coronal": ("R", "L", "H", "F"), "sagittal": ("A", "P", "H", "F")}
@@ -28,12 +29,22 @@ EDGES = {"axial": ("R", "L", "A", "P"), "coronal": ("R", "L", "H", "F"), "sagitt
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """One study for the eye, axes along superior, anterior, right: HU, probability per arm, truth, voxel edges in mm."""
+    """One study for the eye, axes along superior, anterior, right: values, probability per arm, truth, voxel edges in mm.
 
-    volume_ZYX: NDArray[np.int16]
+    `window` is shown black to white. A film has one slice along the second axis, and the pixel for a unit.
+    """
+
+    volume_ZYX: NDArray[np.integer[Any]]
     probability_ZYX: dict[str, NDArray[np.float32]]
     truth_ZYX: NDArray[np.bool_]
     spacing_mm: tuple[float, float, float]
+    window: tuple[float, float] = LUNG_WINDOW_HU
+
+    @property
+    def planes(self) -> tuple[str, ...]:
+        """The planes that show more than a line."""
+        flat = [axis for axis, size in enumerate(self.volume_ZYX.shape) if size == 1]
+        return tuple(plane for plane, axis in PLANES.items() if flat in ([], [axis]))
 
     def centre(self) -> tuple[int, int, int]:
         """Slice of each axis (z, y, x) with most truth voxels."""
@@ -46,7 +57,7 @@ def plane_view(array_ZYX: NDArray[Any], plane: str, index: int) -> NDArray[Any]:
     return np.asarray(np.take(array_ZYX, index, axis=PLANES[plane])[::-1, ::-1])
 
 
-def make_picture(study: Study, row: int, answers: Mapping[str, Any], column: int, offset: float) -> Picture:
+def make_picture(study: Study, row: int, answers: Mapping[str, Any], column: int, config: EvaluateConfig) -> Picture:
     """Read one study and raise every arm's map of finding `row` to its voxels."""
     volume, affine = study.volume()
     truth = (study.bits() >> row & 1).astype(np.bool_)
@@ -56,14 +67,15 @@ def make_picture(study: Study, row: int, answers: Mapping[str, Any], column: int
         logits = upsample_logits(given.logits_FBP[row : row + 1, column], given.grid, volume.shape)[0]
         held = np.zeros_like(logits)  # nothing is said of padding
         scan = inside(study.valid_box)
-        held[scan] = 1 / (1 + np.exp(-(logits[scan] + offset)))
+        held[scan] = 1 / (1 + np.exp(-(logits[scan] + config.mask_offset)))
         turned_map, _ = reorient(held, affine)
         probability[arm] = np.asarray(turned_map, dtype=np.float32)
     return Picture(
-        volume_ZYX=np.asarray(turned, dtype=np.int16),
+        volume_ZYX=np.asarray(turned),
         probability_ZYX=probability,
         truth_ZYX=np.asarray(reorient(truth, affine)[0], dtype=np.bool_),
         spacing_mm=spacing_mm_zyx(turned_affine),
+        window=config.overlay_window,
     )
 
 
@@ -84,7 +96,7 @@ def paint_plane(picture: Picture, arm: str, plane: str) -> NDArray[np.float32]:
     """(rows, columns, 3) in [0, 1]: the scan, the map on it, the truth's outline, and dashed the map's at one half."""
     index = picture.centre()[PLANES[plane]]
     shape = _pixels(picture, plane)
-    low, high = LUNG_WINDOW_HU
+    low, high = picture.window
     gray = (_enlarged(plane_view(picture.volume_ZYX, plane, index), shape) - low) / (high - low)
     heat = _enlarged(plane_view(picture.probability_ZYX[arm], plane, index), shape)
     truth = _enlarged(plane_view(picture.truth_ZYX, plane, index), shape) > 0.5
@@ -102,8 +114,13 @@ def paint_plane(picture: Picture, arm: str, plane: str) -> NDArray[np.float32]:
 def _pixels(picture: Picture, plane: str) -> tuple[int, int]:
     """Rows and columns of a painted plane: true proportions, whatever the voxels are."""
     kept = [axis for axis in range(3) if axis != PLANES[plane]]
-    rows, columns = (round(picture.volume_ZYX.shape[k] * picture.spacing_mm[k] * PIXELS_PER_MM) for k in kept)
+    rows, columns = (round(picture.volume_ZYX.shape[k] * picture.spacing_mm[k] * _scale(picture)) for k in kept)
     return rows, columns
+
+
+def _scale(picture: Picture) -> float:
+    """Painted pixels per unit: a film is painted as high as a chest is."""
+    return PIXELS_PER_MM if len(picture.planes) > 1 else FILM_ROWS / max(picture.volume_ZYX.shape)
 
 
 def highest_pixel(picture: Picture, arm: str, plane: str) -> tuple[float, float]:
@@ -111,13 +128,13 @@ def highest_pixel(picture: Picture, arm: str, plane: str) -> tuple[float, float]
     heat = picture.probability_ZYX[arm]
     place = np.unravel_index(int(np.argmax(heat)), heat.shape)
     kept = [axis for axis in range(3) if axis != PLANES[plane]]
-    scale = [picture.spacing_mm[axis] * PIXELS_PER_MM for axis in kept]
+    scale = [picture.spacing_mm[axis] * _scale(picture) for axis in kept]
     row, column = ((heat.shape[axis] - 0.5 - place[axis]) * s for axis, s in zip(kept, scale, strict=True))
     return float(row), float(column)
 
 
-def _annotate(axes: Any, plane: str, top: int, left: int, shape: tuple[int, int]) -> None:
-    """Letters of the four directions and a bar of true length."""
+def _annotate(axes: Any, plane: str, top: int, left: int, shape: tuple[int, int], *, bar_mm: bool) -> None:
+    """Letters of the four directions and, where millimetres are known, a bar of true length."""
     rows, columns = shape
     style = {"color": "white", "fontsize": 8, "weight": "bold"}
     names = EDGES[plane]
@@ -125,6 +142,8 @@ def _annotate(axes: Any, plane: str, top: int, left: int, shape: tuple[int, int]
     axes.text(left + columns - 4, top + rows / 2, names[1], ha="right", va="center", **style)
     axes.text(left + columns / 2, top + 4, names[2], ha="center", va="top", **style)
     axes.text(left + columns / 2, top + rows - 4, names[3], ha="center", va="bottom", **style)
+    if not bar_mm:
+        return
     bar = left + np.array([6.0, 6.0 + SCALE_MM * PIXELS_PER_MM])
     axes.plot(bar, [top + rows - 6.0] * 2, color="white", linewidth=2, solid_capstyle="butt")
     axes.text(bar[0], top + rows - 9, f"{SCALE_MM} mm", color="white", fontsize=6, va="bottom")
@@ -158,9 +177,10 @@ def overlay_figure(
     chosen = ranked_cases(cases, first, row, config.overlay_cases)
     if not chosen:
         return None
-    views = [(first, plane) for plane in PLANES] + [(arm, "coronal") for arm in others]
     answers = {arm: cases.arms[arm].answers for arm in (first, *others)}
-    pictures = [make_picture(studies[column], row, answers, column, config.mask_offset) for _, column in chosen]
+    pictures = [make_picture(studies[column], row, answers, column, config) for _, column in chosen]
+    planes = pictures[0].planes
+    views = [(first, plane) for plane in planes] + [(arm, "coronal") for arm in others]
     panels = [[paint_plane(picture, arm, plane) for arm, plane in views] for picture in pictures]
     lefts = np.cumsum([0, *(panel.shape[1] + GAP for panel in panels[0])])
     tops = np.cumsum([HEAD, *(max(panel.shape[0] for panel in line) + HEAD for line in panels)])
@@ -170,14 +190,15 @@ def overlay_figure(
         for (arm, plane), panel, left in zip(views, line, lefts, strict=False):
             rows, columns = panel.shape[:2]
             canvas[top : top + rows, left : left + columns] = panel
-            _annotate(axes, plane, top, left, (rows, columns))
+            _annotate(axes, plane, top, left, (rows, columns), bar_mm=len(planes) > 1)
             down, across = highest_pixel(picture, arm, plane)
             axes.plot(left + across, top + down, "+", color="white", markersize=10, markeredgewidth=2.6)
             axes.plot(left + across, top + down, "+", color="black", markersize=8, markeredgewidth=1.0)
             highest = float(picture.probability_ZYX[arm].max())
             score = f"{_score(cases, arm, row, column)}, highest {highest:.2f}"
             head = f"{name} case, {label(arm)}" if arm == first else label(arm)
-            head = plane if arm == first and plane != "axial" else f"{head}\n{plane}: {score}"
+            named = f"{plane}: {score}" if len(planes) > 1 else score
+            head = plane if arm == first and plane != planes[0] else f"{head}\n{named}"
             axes.text(left, top - 6, head, fontsize=7.5, va="bottom")
     axes.imshow(canvas, interpolation="nearest", zorder=0)
     return few_colours(axes.figure)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from glint.core.errors import InputError
 from glint.formats.feature_cache import FeatureCache
 from glint.formats.manifest import read_manifests
-from glint.formats.nifti import load_model_volume
+from glint.formats.model_image import load_model_image, read_image_rows
 
 FINAL = "final"
 
@@ -55,11 +55,11 @@ def tokens_computed(teacher: Path, resampled: Sequence[Path]) -> Callable[..., N
         encoder, record = load_teacher(teacher)
         paths = {
             row["study_id"]: Path(row["folder"], row["path"])
-            for row in read_manifests(list(resampled), "resample").filter(pl.col("status") == "ok").to_dicts()
+            for row in read_image_rows(resampled).filter(pl.col("status") == "ok").to_dicts()
         }
         found = []
         for study in study_ids:
-            channels = window_channels(load_model_volume(paths[study])[0], record.windows)
+            channels = window_channels(load_model_image(paths[study])[0], record.windows)
             found.append(
                 encoder.encode(torch.from_numpy(channels)[None]).patch_tokens_BND[0].numpy().astype(np.float16)
             )

@@ -1,7 +1,7 @@
 """Masks drawn on the scans, brought onto the model's grid and named by pseudonym. Nothing below stage 10 reads them.
 
-Outside, a study's masks are one bit field, `<study>.nii.gz`: bit k of a voxel says that finding k of `findings.json` is
-there. Original identifiers are turned into pseudonyms in memory; none is written or told.
+Outside, a study's masks are one bit field, `<study>.nii.gz` on the scan's grid, or `<instance>.png` on the pixels of one film:
+bit k says that finding k of `findings.json` is there. Original identifiers are turned into pseudonyms in memory; none is written or told.
 """
 
 import gzip
@@ -21,9 +21,17 @@ from glint.core.ids import Pseudonyms
 from glint.core.parallel import parallel_map
 from glint.core.progress import log
 from glint.core.provenance import digest, sha256_file
-from glint.formats.manifest import manifest_frame, read_manifest, read_manifests, write_manifest
-from glint.formats.nifti import load_model_volume, read_nifti, write_nifti
+from glint.formats.manifest import manifest_frame, read_manifest, write_manifest
+from glint.formats.model_image import (
+    FILM_SUFFIX,
+    load_model_image,
+    read_image_rows,
+    read_mask_bits,
+    write_film_bits,
+)
+from glint.formats.nifti import write_nifti
 from glint.prepare.resample import resample_mask
+from glint.prepare.resample.films import FilmMap, resample_film_mask
 
 SUFFIX = ".nii.gz"
 FINDINGS_FILE = "findings.json"
@@ -51,10 +59,16 @@ def read_finding_names(folder: Path) -> tuple[str, ...]:
 
 
 def truth_files(folder: Path, pseudonyms: Pseudonyms | None) -> dict[str, Path]:
-    """Study pseudonym → bit field; without `pseudonyms` the files are named by pseudonym already."""
-    found = sorted(path for path in folder.glob(f"*{SUFFIX}"))
-    name = pseudonyms.study_id if pseudonyms else str
-    return {name(path.name.removesuffix(SUFFIX)): path for path in found}
+    """Pseudonym of the study, or of the film, → bit field; without `pseudonyms` the files are named by pseudonym already."""
+    named = {
+        SUFFIX: pseudonyms.study_id if pseudonyms else str,
+        FILM_SUFFIX: pseudonyms.instance_id if pseudonyms else str,
+    }
+    return {
+        name(path.name.removesuffix(suffix)): path
+        for suffix, name in named.items()
+        for path in sorted(folder.glob(f"*{suffix}"))
+    }
 
 
 def _study_row(
@@ -63,20 +77,41 @@ def _study_row(
     """Manifest row of one study; its masks are written below `target`. No error may tell the file's name."""
     study, file = item
     made: dict[str, Any] = {key: study[key] for key in ("study_id", "patient_id", "split")}
-    made |= {"params_digest": params_digest, "input_digest": digest([sha256_file(file), study["affine"]])}
+    made |= {
+        "params_digest": params_digest,
+        "input_digest": digest([sha256_file(file), study["to_original"] or study["affine"]]),
+    }
     try:
-        bits, affine = read_nifti(file)
+        bits, affine = read_mask_bits(file)
     except GlintError:
         return {**made, "status": "quarantined", "reason": "unreadable_truth"}
     if bits.dtype.kind not in "iu" or (bits.size and (bits.min() < 0 or int(bits.max()) >> len(findings))):
         return {**made, "status": "quarantined", "reason": "unknown_truth_bit"}
-    volume, image_affine = load_model_volume(Path(study["folder"], study["path"]))
-    on_grid = resample_mask(bits.astype(np.uint16), affine, image_affine, volume.shape)
-    relative = Path("masks", f"{study['study_id']}{SUFFIX}")
-    _write_compressed(target / relative, on_grid, image_affine)
+    volume, image_affine = load_model_image(Path(study["folder"], study["path"]))
+    if study["to_original"]:
+        on_grid = _film_bits(bits[0], study["to_original"], volume.shape[1:], len(findings))
+        relative = Path("masks", f"{study['study_id']}{FILM_SUFFIX}")
+        write_film_bits(target / relative, on_grid)
+    else:
+        on_grid = resample_mask(bits.astype(np.uint16), affine, image_affine, volume.shape)
+        relative = Path("masks", f"{study['study_id']}{SUFFIX}")
+        _write_compressed(target / relative, on_grid, image_affine)
     present = [name for bit, name in enumerate(findings) if (bits >> bit & 1).any()]
     voxels = [int(np.count_nonzero(on_grid >> findings.index(name) & 1)) for name in present]
     return {**made, "status": "ok", "path": str(relative), "findings": present, "voxels": voxels}
+
+
+def _film_bits(
+    bits_YX: NDArray[Any], to_original: Sequence[float], grid_yx: Sequence[int], num_findings: int
+) -> NDArray[np.uint16]:
+    """(1, Y, X): every finding's mask, drawn on the original film, on the model's grid."""
+    scale_x, _, offset_x, _, scale_y, offset_y, *_ = to_original
+    film_map = FilmMap(offset_yx=(offset_y, offset_x), scale_yx=(scale_y, scale_x))
+    on_grid = np.zeros((1, *grid_yx), np.uint16)
+    for bit in range(num_findings):
+        mask = resample_film_mask(bits_YX >> bit & 1, film_map, grid_yx)
+        on_grid[0] |= mask.astype(np.uint16) << np.uint16(bit)
+    return on_grid
 
 
 def _write_compressed(path: Path, bits_ZYX: NDArray[np.uint16], affine: NDArray[np.float64]) -> None:
@@ -104,9 +139,10 @@ def make_truth(
     findings = read_finding_names(truth_dir)
     files = truth_files(truth_dir, pseudonyms)
     usable = read_manifest(split, "split").filter(pl.col("status") == "ok").select("study_id", "split")
-    images = read_manifests(list(resampled), "resample").filter(pl.col("status") == "ok")
+    images = read_image_rows(resampled).filter(pl.col("status") == "ok")
     studies = images.join(usable, on="study_id").sort("study_id").to_dicts()
-    items = [(study, files[study["study_id"]]) for study in studies if study["study_id"] in files]
+    named = [(study, study["instance_id"] if study["instance_id"] in files else study["study_id"]) for study in studies]
+    items = [(study, files[name]) for study, name in named if name in files]
     if not items:
         raise InputError(
             f"{truth_dir}: none of {len(files)} masks belongs to any of {len(studies)} studies; "
@@ -132,5 +168,5 @@ def read_truth(manifest_path: Path) -> tuple[pl.DataFrame, tuple[str, ...]]:
 
 def read_bits(path: Path) -> NDArray[np.uint16]:
     """(Z, Y, X) bit field on the model's grid."""
-    bits, _ = read_nifti(path)
+    bits, _ = read_mask_bits(path)
     return np.ascontiguousarray(bits, dtype=np.uint16)

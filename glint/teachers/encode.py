@@ -19,7 +19,8 @@ from glint.core.progress import log, track
 from glint.core.provenance import code_digest, digest, sha256_file
 from glint.formats.feature_cache import write_cache
 from glint.formats.feature_rows import CacheHead
-from glint.formats.manifest import manifest_frame, read_manifest, write_manifest
+from glint.formats.manifest import manifest_frame, write_manifest
+from glint.formats.model_image import read_image_rows
 from glint.teachers.encoder import check_layers
 from glint.teachers.kernels import Kernel, TeacherPass, candidates, fastest_pass
 from glint.teachers.registry import FrozenTeacher, TeacherRecord
@@ -135,7 +136,7 @@ def encode_shard(
         _manifest_row(
             row, outcomes, digests, cache=f"../{cache.relative_to(root)}", fingerprint=head.fingerprint, config=config
         )
-        for row in read_manifest(manifest, "resample").sort("study_id").to_dicts()
+        for row in read_image_rows([manifest]).sort("study_id").to_dicts()
     ]
     frame = manifest_frame(rows, "features")
     with atomic_directory(out.parent) as folder:

@@ -228,6 +228,7 @@ def draw_batch(
         index = int(generator(seed, "teacher order", epoch).permutation(len(volumes))[place])
         rng = generator(seed, "teacher volume", position)
         dz, dy, dx = (int(shift) for shift in rng.integers(-config.shift_voxels, config.shift_voxels + 1, size=3))
+        dz *= encoder.volume_zyx[0] > 1  # a film has no depth to move along
         if place_in_batch in wanted:
             volume_list.append(volumes.window(index, (dz, dy, dx)))
         for _ in range(config.masks.per_volume):

@@ -1,4 +1,4 @@
-"""Volumes of stage 04 as the encoder sees them: window channels, patch coverage, random shifts."""
+"""Volumes of stage 04, or films as volumes of one slice, as the encoder sees them: window channels, patch coverage, random shifts."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from glint.core.errors import InputError
-from glint.formats.manifest import read_manifest, read_manifests
-from glint.formats.nifti import load_model_volume
+from glint.formats.manifest import read_manifest
+from glint.formats.model_image import load_model_image, read_image_rows
 
 AIR_HU = -1024
 Floats = NDArray[np.float32]
@@ -38,7 +38,7 @@ def read_sources(manifests: Sequence[Path]) -> tuple[Source, ...]:
     Raises:
         InputError: a manifest is absent or of another schema.
     """
-    rows = read_manifests(list(manifests), "resample").filter(pl.col("status") == "ok").sort("study_id")
+    rows = read_image_rows(manifests).filter(pl.col("status") == "ok").sort("study_id")
     return tuple(
         Source(
             study_id=row["study_id"],
@@ -65,11 +65,11 @@ def training_sources(manifests: Sequence[Path], split: Path) -> tuple[Source, ..
     return sources
 
 
-def shift_volume(volume_ZYX: NDArray[np.int16], shift_zyx: tuple[int, int, int]) -> NDArray[np.int16]:
-    """Move the content by whole voxels (z, y, x); what comes in from outside is air."""
+def shift_volume(volume_ZYX: NDArray[Any], shift_zyx: tuple[int, int, int]) -> NDArray[Any]:
+    """Move the content by whole voxels (z, y, x); what comes in from outside is air, on films black."""
     if shift_zyx == (0, 0, 0):
         return volume_ZYX
-    moved = np.full_like(volume_ZYX, AIR_HU)
+    moved = np.full_like(volume_ZYX, AIR_HU if volume_ZYX.dtype.kind == "i" else 0)
     taken, given = [], []
     for step, size in zip(shift_zyx, volume_ZYX.shape, strict=True):
         taken.append(slice(max(0, -step), size - max(0, step)))
@@ -94,13 +94,13 @@ class VolumeWindows:
         Raises:
             InputError: the file is absent or damaged.
         """
-        volume, _ = load_model_volume(self.sources[index].path)
+        volume, _ = load_model_image(self.sources[index].path)
         return self.channels(shift_volume(volume, shift_zyx))
 
 
 def volume_shape(sources: Sequence[Source]) -> tuple[int, int, int]:
     """Shape (z, y, x) of the first volume; all volumes of stage 04 share their grid."""
-    shape = load_model_volume(sources[0].path)[0].shape
+    shape = load_model_image(sources[0].path)[0].shape
     return shape[0], shape[1], shape[2]
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -36,12 +37,12 @@ Windows = Sequence[tuple[float, float]]
 class StudySet:
     """Studies of one split; row b is study_ids[b].
 
-    `volume_BZYX` int16 HU on the model grid; `weight_BP` c_p; `teacher` the frozen teacher's tokens, cached or computed when
+    `volume_BZYX` int16 HU, or uint16 grey of films, on the model grid; `weight_BP` c_p; `teacher` the frozen teacher's tokens, cached or computed when
     asked; `patch_zyx` voxels of a patch; `findings`: names that some report states as present.
     """
 
     study_ids: tuple[str, ...]
-    volume_BZYX: NDArray[np.int16]
+    volume_BZYX: NDArray[np.integer[Any]]
     weight_BP: NDArray[np.float32]
     windows: Windows
     statements: StudyStatements
@@ -140,13 +141,16 @@ def volume_tensor(
     return np.stack([window_channels(seen_volume(studies.volume_BZYX[row], view), studies.windows) for row in rows])
 
 
-def view_of(config: AugmentConfig, *, seed: int, step: int) -> View:
-    """How all studies of a step are seen; one view for all, so that sides stated by reports agree across the batch."""
+def view_of(config: AugmentConfig, *, seed: int, step: int, depth: int) -> View:
+    """How all studies of a step are seen; one view for all, so that sides stated by reports agree across the batch.
+
+    Images of a `depth` of one slice, films, are not moved along it.
+    """
     rng = generator(seed, "view", step)
     far = config.shift_voxels
     shift = tuple(int(one) for one in rng.integers(-far, far + 1, size=3)) if far else (0, 0, 0)
     mirrored = bool(rng.random() < config.flip)
-    return View(shift_zyx=(shift[0], shift[1], shift[2]), mirrored=mirrored)
+    return View(shift_zyx=(shift[0] if depth > 1 else 0, shift[1], shift[2]), mirrored=mirrored)
 
 
 def grid_of(studies: StudySet) -> tuple[int, int, int]:
@@ -206,7 +210,7 @@ def make_batch(
         relation_TB = np.where(taken.study[:, None] == rows[None, :], POSITIVE, NEGATIVE).astype(np.int8)
     part = ranks.part(len(rows))
     own = rows[part]
-    view = view_of(config.augment, seed=seed, step=step)
+    view = view_of(config.augment, seed=seed, step=step, depth=studies.volume_BZYX.shape[1])
     volume_BCZYX = None
     if not resting:
         channels = photometric(

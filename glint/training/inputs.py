@@ -15,7 +15,7 @@ from glint.core.errors import ConfigError, FingerprintError, InputError
 from glint.core.provenance import digest, sha256_file
 from glint.formats.feature_cache import FeatureCache
 from glint.formats.manifest import read_manifest, read_manifests
-from glint.formats.nifti import load_model_volume
+from glint.formats.model_image import load_model_image, read_image_rows
 from glint.model.alignment import valid_patches
 from glint.teachers.kernels import TeacherPass
 from glint.teachers.registry import TeacherRecord
@@ -68,32 +68,38 @@ def read_text_tables(sections: Sequence[Path]) -> tuple[pl.DataFrame, pl.DataFra
     return pl.concat(sentences), pl.concat(findings)
 
 
-def usable_studies(files: InputFiles) -> dict[str, list[str]]:
-    """Split → sorted study ids that every stage accepted."""
+def usable_studies(files: InputFiles, *, views: Sequence[str] | None = None) -> dict[str, list[str]]:
+    """Split → sorted study ids that every stage accepted; of films those of the named `views`, None: all."""
     accepted = read_manifest(files.split, "split").filter(pl.col("status") == "ok")
-    for paths, schema in ((files.resampled, "resample"), (files.sections, "sections"), (files.features, "features")):
-        ok = read_manifests(list(paths), schema).filter(pl.col("status") == "ok").select("study_id").unique()
+    images = read_image_rows(files.resampled)
+    if views is not None:
+        images = images.filter(pl.col("view").is_null() | pl.col("view").is_in(list(views)))
+    tables = [(files.resampled, images)]
+    for paths, schema in ((files.sections, "sections"), (files.features, "features")):
+        tables.append((paths, read_manifests(list(paths), schema)))
+    for paths, rows in tables:
+        ok = rows.filter(pl.col("status") == "ok").select("study_id").unique()
         accepted = accepted.join(ok, on="study_id", how="semi") if paths else accepted
     return {name: sorted(accepted.filter(pl.col("split") == name)["study_id"]) for name in SPLITS}
 
 
 def read_volumes(
     resampled: Sequence[Path], study_ids: Sequence[str], *, teacher: TeacherRecord, reference_patch_mm3: float | None
-) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
-    """Volumes (B, Z, Y, X) in HU and patch weights c_p (B, P) of the studies, in their order.
+) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    """Volumes (B, Z, Y, X) in HU, or films as volumes of one slice, and patch weights c_p (B, P) of the studies, in their order.
 
     c_p is 0 in the padding, else the patch's volume over `reference_patch_mm3` (None: over itself, so 1).
 
     Raises:
         InputError: a volume is absent or has another grid than the teacher.
     """
-    rows = {row["study_id"]: row for row in read_manifests(list(resampled), "resample").iter_rows(named=True)}
+    rows = {row["study_id"]: row for row in read_image_rows(resampled).iter_rows(named=True)}
     z, y, x = (count * edge for count, edge in zip(teacher.grid, teacher.patch, strict=True))
     volumes, weights = [], []
     for study_id in study_ids:
         row = rows[study_id]
         path = Path(row["folder"], row["path"])
-        volume, affine = load_model_volume(path)
+        volume, affine = load_model_image(path)
         if volume.shape != (z, y, x):
             raise InputError(
                 f"{path}: shape {volume.shape}, the teacher was made for {(z, y, x)}; run stages 04 to 08 again"
@@ -107,7 +113,7 @@ def read_volumes(
 
 def volume_digests(resampled: Sequence[Path], study_ids: Sequence[str]) -> dict[str, str]:
     """study → SHA-256 of its volume of stage 04, as it lies there now."""
-    rows = {row["study_id"]: row for row in read_manifests(list(resampled), "resample").iter_rows(named=True)}
+    rows = {row["study_id"]: row for row in read_image_rows(resampled).iter_rows(named=True)}
     return {study: sha256_file(Path(rows[study]["folder"], rows[study]["path"])) for study in study_ids}
 
 
@@ -175,7 +181,7 @@ def read_study_sets(
         raise ConfigError(
             "train.augment.flip: the cached tokens of a volume are not those of its mirror image; set teacher.features to online"
         )
-    studies = usable_studies(files)
+    studies = usable_studies(files, views=config.views)
     if not studies["train"]:
         raise InputError(
             f"{files.split}: no training study has a volume, a report and teacher tokens; see the manifests"

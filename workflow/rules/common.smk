@@ -134,7 +134,7 @@ def raw_images(wildcards):
 
 def drawn_masks(wildcards):
     """The truth folder; for the demo, the file that names its findings."""
-    folder = section("evaluate", wildcards.modality).truth_dir
+    folder = stage_slice(CONFIG, "evaluate", wildcards.modality)["truth_dir"]
     demo = f"restricted/{wildcards.modality}/00_demo"
     return f"{folder}/findings.json" if folder.startswith(demo) else folder
 

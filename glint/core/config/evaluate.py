@@ -80,7 +80,7 @@ class EvaluateConfig(StageConfig):
     """Stage 10."""
 
     truth_dir: str = Field(
-        default="restricted/ct/00_demo/truth",
+        default="restricted/{modality}/00_demo/truth",
         description="folder with <study>.nii.gz bit fields on the scan's own grid, and findings.json (bit to finding)",
     )
     truth_ids: Literal["study_uid", "study_id"] = Field(
@@ -141,6 +141,29 @@ class EvaluateConfig(StageConfig):
     resamples: int = Field(default=1000, ge=10, description="bootstrap resamples of patients")
     interval: float = Field(default=0.95, gt=0, lt=1, description="share of the resamples that an interval holds")
     seed: int = Field(default=0, ge=0, description="seed of the bootstrap and of the probe's drawn patches")
+    overlay_window: tuple[float, float] = Field(
+        default=(-1350.0, 150.0), description="HU; what overlays show black and white"
+    )
     overlay_cases: int = Field(
         default=3, ge=0, description="cases drawn per finding, from best to worst Dice; 0 draws none"
+    )
+
+
+class FilmEvaluateConfig(EvaluateConfig):
+    """Stage 10 for films."""
+
+    truth_dir: str = Field(
+        default="restricted/{modality}/00_demo/truth",
+        description="folder with <instance>.png bit fields (16 bits) on the film's own pixels, and findings.json (bit to finding)",
+    )
+    truth_ids: Literal["study_uid", "study_id"] = Field(
+        default="study_uid",
+        description="what names those files: the original SOP Instance UID, or GLINT's pseudonym (study_id)",
+    )
+    body_hu: float = Field(
+        default=4000.0,
+        description="16-bit grey; what is brighter, holes filled, is the body in which chance is counted",
+    )
+    overlay_window: tuple[float, float] = Field(
+        default=(0.0, 65535.0), description="16-bit grey; what overlays show black and white"
     )

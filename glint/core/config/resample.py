@@ -80,3 +80,8 @@ class FilmResampleConfig(StageConfig):
         default=("PA", "AP", "unknown", "lateral"),
         description="views; the first that a study has stands for it, a view that is not named is not used",
     )
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """The grid with its one slice, (z, y, x)."""
+        return 1, *self.grid_yx

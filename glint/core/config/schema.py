@@ -17,7 +17,7 @@ from glint.core.config.cluster import ClusterConfig
 from glint.core.config.convert import ConvertConfig, FilmConvertConfig
 from glint.core.config.deidentify import DeidentifyConfig
 from glint.core.config.demo import DemoConfig
-from glint.core.config.evaluate import EvaluateConfig
+from glint.core.config.evaluate import EvaluateConfig, FilmEvaluateConfig
 from glint.core.config.experiments import Experiment, run_of
 from glint.core.config.families import FAMILIES, published_at
 from glint.core.config.features import FeaturesConfig
@@ -26,8 +26,8 @@ from glint.core.config.index import FilmIndexConfig, IndexConfig
 from glint.core.config.resample import FilmResampleConfig, ResampleConfig
 from glint.core.config.sections import SectionsConfig
 from glint.core.config.split import SplitConfig
-from glint.core.config.teacher import TeacherConfig
-from glint.core.config.train import TrainConfig
+from glint.core.config.teacher import FilmTeacherConfig, TeacherConfig
+from glint.core.config.train import FilmTrainConfig, TrainConfig
 from glint.core.errors import ConfigError
 
 Section = TypeVar("Section", bound=StageConfig)
@@ -37,12 +37,6 @@ MODALITIES = ("ct", "cxr")
 
 class ByModality(StageConfig):
     """A section whose values depend on what the images are; its fields are the modalities that the stage knows."""
-
-
-class PerModality(ByModality, Generic[Section]):
-    """A stage that works on CT alone."""
-
-    ct: Section = Field(description="computed tomography")
 
 
 class PerImageKind(ByModality, Generic[Section, FilmSection]):
@@ -63,10 +57,10 @@ class Config(StageConfig):
     resample: PerImageKind[ResampleConfig, FilmResampleConfig]
     sections: SectionsConfig
     split: SplitConfig
-    teacher: PerModality[TeacherConfig]
-    features: PerModality[FeaturesConfig]
-    train: PerModality[TrainConfig]
-    evaluate: PerModality[EvaluateConfig]
+    teacher: PerImageKind[TeacherConfig, FilmTeacherConfig]
+    features: PerImageKind[FeaturesConfig, FeaturesConfig]
+    train: PerImageKind[TrainConfig, FilmTrainConfig]
+    evaluate: PerImageKind[EvaluateConfig, FilmEvaluateConfig]
     cluster: ClusterConfig
     experiments: dict[str, Experiment] = Field(
         default={}, exclude=True, description="the files of config/experiments, by name"

@@ -240,3 +240,23 @@ class TeacherConfig(StageConfig):
         if unknown := [level for level in self.pretrain.levels if not 0 <= level < self.encoder.depth]:
             raise ValueError(f"pretrain.levels {unknown} are not among blocks 0 to {self.encoder.depth - 1}")
         return self
+
+
+class FilmTeacherConfig(TeacherConfig):
+    """Stage 07 for films, which are volumes of one slice."""
+
+    windows: tuple[Window, ...] = Field(
+        default=(
+            (0.0, 65535.0),
+            (0.0, 13107.0),
+            (13107.0, 26214.0),
+            (26214.0, 39321.0),
+            (39321.0, 52428.0),
+            (52428.0, 65535.0),
+        ),
+        description="16-bit grey (low, high) of each input channel: the film as it is, and five bands, whose means are a patch's "
+        "histogram; a published encoder takes the first alone",
+    )
+    encoder: EncoderShape = Field(
+        default=EncoderShape(patch=(1, 14, 14)), description="shape of the pretrained encoder; a patch has one slice"
+    )

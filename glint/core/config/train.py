@@ -210,6 +210,9 @@ class TrainConfig(StageConfig):
         default="auto",
         description="auto: the GPU of each process where there is one; cpu: never a GPU, bit-equal results",
     )
+    views: tuple[str, ...] | None = Field(
+        default=None, description="views of the films that are trained on, null: all; volumes have none"
+    )
     seed: int = Field(default=0, ge=0, description="seed of initial weights, batches, augmentation")
     head_steps: int = Field(
         default=400,
@@ -296,3 +299,12 @@ class TrainConfig(StageConfig):
         if self.loss.dense > 0 and not self.loss.dense_blocks:
             raise ValueError("loss.dense is above 0 but loss.dense_blocks is empty")
         return self
+
+
+class FilmTrainConfig(TrainConfig):
+    """Stage 09 for films."""
+
+    views: tuple[str, ...] | None = Field(
+        default=("PA", "AP", "unknown"),
+        description="views that are trained on: PA, AP, unknown, lateral, oblique; a study's film is chosen by resample.cxr.view_order",
+    )

@@ -36,7 +36,7 @@ for modality in modalities_of("teacher"):
         name:
             f"teacher_{modality}"
         input:
-            f"results/{modality}/07_teacher/teacher.json",
+            wanted(modality, [f"results/{modality}/07_teacher/teacher.json"]),
         localrule: True
 
     rule:

@@ -30,8 +30,11 @@ for modality in modalities_of("features"):
         name:
             f"features_{modality}"
         input:
-            [
-                f"results/{modality}/08_features/{shard}/manifest.parquet"
-                for shard in SHARDS[modality]
-            ],
+            wanted(
+                modality,
+                [
+                    f"results/{modality}/08_features/{shard}/manifest.parquet"
+                    for shard in SHARDS[modality]
+                ],
+            ),
         localrule: True

@@ -48,15 +48,18 @@ for modality in modalities_of("train"):
         name:
             f"train_{modality}"
         input:
-            f"results/{modality}/09_train/glint/fingerprint.json",
+            wanted(modality, [f"results/{modality}/09_train/glint/fingerprint.json"]),
         localrule: True
 
     rule:
         name:
             f"train_arms_{modality}"
         input:
-            [
-                f"results/{modality}/09_train/{arm}/fingerprint.json"
-                for arm in section("evaluate", modality).arms
-            ],
+            wanted(
+                modality,
+                [
+                    f"results/{modality}/09_train/{arm}/fingerprint.json"
+                    for arm in section("evaluate", modality).arms
+                ],
+            ),
         localrule: True

@@ -145,5 +145,5 @@ for modality in modalities_of("evaluate"):
         name:
             f"evaluate_{modality}"
         input:
-            f"results/{modality}/10_evaluate/metrics.json",
+            wanted(modality, [f"results/{modality}/10_evaluate/metrics.json"]),
         localrule: True

@@ -22,6 +22,33 @@ from glint.prepare.convert.film_values import grey_levels, named_view
 
 BY_STEM = r"(?P<study>[^/]+)\.[^./]+$"
 REFUSED = "refused.json"
+REPORT_COLUMNS = ("accession_number", "patient_id", "report")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How a public collection lays out its pictures: what the path says, and the columns of its table.
+
+    `columns` names those for file, patient, view and text, where the table has them; file names may lack their ending there.
+    """
+
+    pattern: str
+    columns: Mapping[str, str]
+
+
+LAYOUTS = {
+    # MIMIC-CXR-JPG: files/p10/p10000032/s50414267/<dicom id>.jpg beside mimic-cxr-2.0.0-metadata.csv
+    "mimic_cxr": Layout(
+        pattern=r"p(?P<patient>\d{8})/s(?P<study>\d{8})/[^/]+$", columns={"file": "dicom_id", "view": "ViewPosition"}
+    ),
+    # Open-i: CXR1_1_IM-0001-3001.png beside ecgen-radiology/1.xml; the reports' table: glint report-table --layout iu_xml
+    "openi": Layout(pattern=r"(?P<study>(?P<patient>CXR\d+))_[^/]+$", columns={}),
+    # ieee8023/covid-chestxray-dataset and what was made from it: images/*.jpg beside metadata.csv with clinical notes
+    "covid_chestxray": Layout(
+        pattern=r"(?P<study>[^/]+)\.[^./]+$",
+        columns={"file": "filename", "patient": "patientid", "view": "view", "text": "clinical_notes"},
+    ),
+}
 DICOM_VIEWS = {"lateral": "LL", "unknown": ""}
 
 
@@ -52,7 +79,7 @@ def path_pattern(text: str) -> re.Pattern[str]:
 
 
 def read_table(path: Path, columns: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """File name → what a CSV says of it; `columns` names those for `file`, and for `patient` and `view` where wanted.
+    """File name → what a CSV says of it; `columns` names those for `file`, and for `patient`, `view`, `text` where wanted.
 
     Raises:
         InputError: the table is absent, no CSV, or lacks a column.
@@ -90,7 +117,7 @@ def list_pictures(
         if match is None:
             refused[source] = "no_study_in_path"
             continue
-        said = table.get(path.name, {})
+        said = table.get(path.name) or table.get(path.stem) or {}
         groups = match.groupdict()
         patient, view = said.get("patient", "") or groups.get("patient") or "", named_view(said.get("view", "").upper())
         found.append(
@@ -103,6 +130,25 @@ def list_pictures(
             )
         )
     return found, refused
+
+
+def report_rows(folder: Path, pattern: re.Pattern[str], table: Mapping[str, Mapping[str, str]]) -> list[dict[str, str]]:
+    """A report per study that has text in the table: its accession number, its patient, and the different texts of its
+    pictures one after another. Pictures that `pattern` does not name have none.
+    """
+    pictures, _ = list_pictures(folder, pattern, table)
+    texts: dict[tuple[str, str], list[str]] = {}
+    for picture in pictures:
+        name = Path(picture.source)
+        text = (table.get(name.name) or table.get(name.stem) or {}).get("text", "").strip()
+        found = texts.setdefault((picture.study, picture.patient), [])
+        if text and text not in found:
+            found.append(text)
+    return [
+        dict(zip(REPORT_COLUMNS, (study, patient, "\n\n".join(told)), strict=True))
+        for (study, patient), told in texts.items()
+        if told
+    ]
 
 
 def _wrap(picture: Picture, *, folder: Path, out: Path, accept_color: bool, tolerance: float) -> str | None:

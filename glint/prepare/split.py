@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,20 @@ import polars as pl
 
 from glint.core.config.split import SplitConfig
 from glint.core.errors import InputError
+from glint.core.ids import Pseudonyms
 from glint.core.progress import log
 from glint.core.provenance import digest
 from glint.formats.manifest import manifest_frame, read_manifest, write_manifest
+from glint.formats.report_table import read_report_table
 
 SPLITS = ("train", "validation", "test")
+OFFICIAL_NAMES = {
+    "train": "train",
+    "validate": "validation",
+    "validation": "validation",
+    "valid": "validation",
+    "test": "test",
+}
 
 
 def split_of_patient(patient_id: str, config: SplitConfig) -> str:
@@ -32,12 +41,31 @@ def split_of_patient(patient_id: str, config: SplitConfig) -> str:
     return "validation" if drawn < config.train + config.validation else "test"
 
 
-def split_studies(series: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
+def read_official(path: Path, config: SplitConfig, pseudonyms: Pseudonyms) -> dict[str, str]:
+    """Pseudonym of every patient of a published split → train, validation or test.
+
+    Raises:
+        InputError: the table is absent, lacks a column, names an unknown split, or has a patient in two.
+    """
+    columns = [config.official_patient_column, config.official_split_column]
+    found: dict[str, str] = {}
+    for patient, named in read_report_table(path, columns).iter_rows():
+        split = OFFICIAL_NAMES.get(named.strip().lower())
+        if split is None:
+            raise InputError(f"{path}: {columns[1]} names a split {named!r}; known are {', '.join(OFFICIAL_NAMES)}")
+        pseudonym = pseudonyms.patient_id(patient)
+        if found.setdefault(pseudonym, split) != split:
+            raise InputError(f"{path}: a patient lies in {found[pseudonym]} and in {split}; give each one split")
+    return found
+
+
+def split_studies(series: pl.DataFrame, config: SplitConfig, official: Mapping[str, str] | None = None) -> pl.DataFrame:
     """One row per study (schema `split`, sorted by study_id) from the series rows of stage 02.
 
     A study without an accepted volume is quarantined (`no_accepted_series`), one without a patient too (`no_patient`).
     Where the same images lie in two splits, filed under two patients, the study that sorts first stays and the others
-    are quarantined (`duplicate_across_splits`).
+    are quarantined (`duplicate_across_splits`). With an `official` split (patient → split) a patient it does not name is
+    quarantined (`not_in_official_split`).
 
     Raises:
         InputError: a study belongs to two patients, a split could not be made clean, or nobody is left to train on.
@@ -64,12 +92,18 @@ def split_studies(series: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
                 f"study {study['study_id']} belongs to {len(patients)} patients in the manifests; index it again"
             )
         reason = "no_patient" if not patients else None if study["accepted"] else "no_accepted_series"
+        if not reason and official is not None and patients[0] not in official:
+            reason = "not_in_official_split"
         contents[study["study_id"]] = set(study["images"])
         rows.append(
             {
                 "study_id": study["study_id"],
                 "patient_id": patients[0] if patients else None,
-                "split": None if reason else split_of_patient(patients[0], config),
+                "split": None
+                if reason
+                else official[patients[0]]
+                if official
+                else split_of_patient(patients[0], config),
                 "status": "quarantined" if reason else "ok",
                 "reason": reason,
                 "input_digest": digest(study["input"]),
@@ -115,9 +149,12 @@ def check_leakage(frame: pl.DataFrame, contents: dict[str, set[str]]) -> None:
         )
 
 
-def split_manifests(manifests: Sequence[Path], out: Path, config: SplitConfig) -> None:
+def split_manifests(
+    manifests: Sequence[Path], out: Path, config: SplitConfig, official: Mapping[str, str] | None = None
+) -> None:
     """Divide the studies of all shards' image manifests and write the `split` manifest."""
-    frame = split_studies(pl.concat([read_manifest(path, "deidentify_images") for path in manifests]), config)
+    series = pl.concat([read_manifest(path, "deidentify_images") for path in manifests])
+    frame = split_studies(series, config, official)
     taken = frame.filter(pl.col("status") == "ok")
     if not taken.filter(pl.col("split") == "train").height:
         raise InputError(

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pydicom
 import pytest
 from film_builder import CAPTURES, road
@@ -118,3 +119,64 @@ def test_real_nih_pictures_reach_the_end_of_the_road_as_studies_of_their_patient
     names = {path.stem for path in folder.glob("*.png")}
     told = " ".join(str(path) for path in (tmp_path / "road" / "resample").rglob("*")) + str(studies.rows())
     assert not any(name in told or name[:8] in told for name in names)
+
+
+def save(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture(seed)).save(path)
+
+
+def test_mimic_cxr_as_published_gives_subject_study_and_view(tmp_path):
+    """Paths of MIMIC-CXR-JPG, and its metadata table, whose ids lack the file's ending."""
+    for number, name in enumerate(("02aa804e-bde0afdd", "174413ec-4ec4c1f7")):
+        save(tmp_path / f"files/p10/p10000032/s5041426{7 + number}/{name}.jpg", number)
+    (tmp_path / "mimic-cxr-2.0.0-metadata.csv").write_text(
+        "dicom_id,subject_id,study_id,ViewPosition,Rows\n02aa804e-bde0afdd,10000032,50414267,PA,3056\n"
+        "174413ec-4ec4c1f7,10000032,50414268,LATERAL,3056\n"
+    )
+    table = str(tmp_path / "mimic-cxr-2.0.0-metadata.csv")
+    films = wrap(tmp_path / "files", tmp_path / "out", "--layout", "mimic_cxr", "--table", table)
+    assert {(film.PatientID, film.AccessionNumber, film.ViewPosition) for film in films} == {
+        ("10000032", "50414267", "PA"),
+        ("10000032", "50414268", "LL"),
+    }
+
+
+def test_openi_pictures_and_their_xml_meet_in_one_number(tmp_path):
+    for name in ("CXR1_1_IM-0001-3001.png", "CXR1_1_IM-0001-4001.png", "CXR2_IM-0652-1001.png"):
+        save(tmp_path / "png" / name, len(name))
+    (tmp_path / "xml").mkdir()
+    for number in (1, 2):
+        (tmp_path / "xml" / f"{number}.xml").write_text(
+            f'<eCitation><uId id="CXR{number}"/><Abstract><AbstractText Label="FINDINGS">No pneumothorax.</AbstractText>'
+            '<AbstractText Label="IMPRESSION">Normal chest.</AbstractText></Abstract></eCitation>'
+        )
+    films = wrap(tmp_path / "png", tmp_path / "out", "--layout", "openi")
+    reports = tmp_path / "reports.csv"
+    assert main(["report-table", "--layout", "iu_xml", "--source", str(tmp_path / "xml"), "--out", str(reports)]) == 0
+    assert sorted(film.AccessionNumber for film in films) == ["CXR1", "CXR1", "CXR2"]
+    assert len({film.StudyInstanceUID for film in films}) == 2
+    assert set(pl.read_csv(reports)["id"]) == {"CXR1", "CXR2"}
+
+
+def test_notes_of_a_table_become_the_report_of_their_picture(tmp_path):
+    """The layout of covid-chestxray-dataset: patients by number, notes with commas and quotes, some empty."""
+    for number, name in enumerate(("a.jpg", "b.png", "c.jpeg")):
+        save(tmp_path / "images" / name, number)
+    (tmp_path / "metadata.csv").write_text(
+        'patientid,finding,view,filename,clinical_notes\n5,ARDS,PA,a.jpg,"Intubated, ""severe"" ARDS."\n'
+        "21,COVID-19,AP,b.png,\n21,COVID-19,L,c.jpeg,Small effusion.\n"
+    )
+    reports = tmp_path / "restricted" / "reports.csv"
+    more = ("--layout", "covid_chestxray", "--table", str(tmp_path / "metadata.csv"), "--reports", str(reports))
+    films = wrap(tmp_path / "images", tmp_path / "out", *more)
+    assert {(film.AccessionNumber, film.PatientID) for film in films} == {("a", "5"), ("b", "21"), ("c", "21")}
+    rows = pl.read_csv(reports, infer_schema=False).rows()
+    assert rows == [("a", "5", 'Intubated, "severe" ARDS.'), ("c", "21", "Small effusion.")]
+
+
+def test_reports_without_a_column_of_text_are_refused(tmp_path, capsys):
+    save(tmp_path / "in" / "a.png", 0)
+    arguments = ["--folder", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--reports", str(tmp_path / "r.csv")]
+    assert main(["pictures", *arguments]) == 1
+    assert "--text-column" in capsys.readouterr().err

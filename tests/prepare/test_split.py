@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from glint.cli.__main__ import main
 from glint.core.config.split import SplitConfig
 from glint.core.errors import InputError
+from glint.core.ids import Pseudonyms
 from glint.formats.manifest import manifest_frame, read_manifest, write_manifest
-from glint.prepare.split import check_leakage, split_of_patient, split_studies
+from glint.prepare.split import check_leakage, read_official, split_of_patient, split_studies
 
 CONFIG = SplitConfig()
 
@@ -137,3 +138,39 @@ def test_a_cohort_with_nobody_to_train_on_is_refused(tmp_path, capsys):
 def test_shares_that_are_no_whole_are_refused(shares):
     with pytest.raises(ValueError, match="must be 1"):
         SplitConfig(**shares)
+
+
+def official_table(folder, text: str):
+    (folder / "split.csv").write_text("dicom_id,study_id,subject_id,split\n" + text)
+    return SplitConfig(official=str(folder / "split.csv"))
+
+
+def test_a_published_split_is_kept_and_who_is_not_in_it_is_left_out(tmp_path):
+    """Columns and names of mimic-cxr-2.0.0-split.csv; nothing of the original ids is in the manifest."""
+    key = tmp_path / "key"
+    key.write_text(bytes(range(32)).hex())
+    key.chmod(0o600)
+    config = official_table(
+        tmp_path, "d1,50,10000032,train\nd2,51,10000032,train\nd3,52,10000764,validate\nd4,53,10000898,test\n"
+    )
+    names = Pseudonyms(bytes(range(32)))
+    studies = {"10000032": "train", "10000764": "validation", "10000898": "test", "10009999": None}
+    rows = [series_row(f"s{raw}", names.patient_id(raw), f"r{raw}", kind="film") for raw in studies]
+    write_manifest(tmp_path / "m.parquet", series(rows), "deidentify_images")
+    out = tmp_path / "out.parquet"
+    arguments = ["--manifests", str(tmp_path / "m.parquet"), "--out", str(out), "--key-file", str(key)]
+    assert main(["split", *arguments, "--config", config.model_dump_json()]) == 0
+    made = read_manifest(out, "split")
+    assert dict(made.select(pl.col("study_id").str.slice(1), "split").rows()) == studies
+    assert made.filter(pl.col("split").is_null())["reason"].to_list() == ["not_in_official_split"]
+    assert "10000032" not in made.drop("study_id").write_json()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("d,1,7,train\nd,2,7,test\n", "a patient lies in"), ("d,1,7,holdout\n", "names a split 'holdout'")],
+)
+def test_a_published_split_that_contradicts_itself_is_refused(tmp_path, text, said):
+    config = official_table(tmp_path, text)
+    with pytest.raises(InputError, match=said):
+        read_official(tmp_path / "split.csv", config, Pseudonyms(bytes(32)))

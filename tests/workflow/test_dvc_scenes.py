@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 KEYS = {"aws_access_key_id": "nobody", "aws_secret_access_key": "nothing"}
 SMALL = {
     "demo": {"studies": 16, "defects": False},
-    "index": {"ct": {"num_shards": 2}},
+    "index": {"ct": {"num_shards": 2}, "cxr": {"raw_dirs": [], "report_table": None}},
     "teacher": {"ct": {"pretrain": {"steps": 2, "warmup_steps": 1}}},
     "train": {"ct": {"head_steps": 4, "steps": 2, "batch_size": 2, "validate_every": 3}},
     "evaluate": {"ct": {"resamples": 20}},

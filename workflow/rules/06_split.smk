@@ -17,9 +17,10 @@ rule split:
     params:
         config=slice_json("split"),
         recipe=recipe("split"),
+        key=key_argument,
     shell:
         recorded(
-            "python -m glint split --manifests {input.manifests} --out {output} "
+            "python -m glint split {params.key} --manifests {input.manifests} --out {output} "
             "--config {params.config:q}",
             inputs="--inputs {input.manifests}",
         )

@@ -11,6 +11,14 @@ class SplitConfig(StageConfig):
     seed: int = Field(default=0, ge=0, description="none; enters each hash, another seed is another division")
     train: float = Field(default=0.7, gt=0, le=1, description="share of patients; most, learning lacks data first")
     validation: float = Field(default=0.1, ge=0, lt=1, description="share of patients; enough to choose a checkpoint")
+    official: str | None = Field(
+        default=None,
+        description="path; CSV below restricted/ with the original patient ids and the split each was published in; null: by hash",
+    )
+    official_patient_column: str = Field(default="subject_id", description="its column with the Patient ID")
+    official_split_column: str = Field(
+        default="split", description="its column with train, validate or validation, test; a patient has one"
+    )
     test: float = Field(default=0.2, ge=0, lt=1, description="share of patients; enough for an interval per finding")
 
     @model_validator(mode="after")

@@ -84,7 +84,8 @@ class Config(StageConfig):
                 features=getattr(self.features, modality),
                 train=getattr(self.train, modality),
             )
-            check_windows(modality, getattr(self.teacher, modality), getattr(self.resample, modality).preset)
+            preset = getattr(getattr(self.resample, modality), "preset", None)  # films have no named grids
+            check_windows(modality, getattr(self.teacher, modality), preset)
         return self
 
 

@@ -33,6 +33,7 @@ TOOLS = (
     "teachers",
     "compare",
     "predict",
+    "downstream",
 )
 """What works across stages."""
 

@@ -38,7 +38,8 @@ class Recipe:
 def recipe_of(config: Config, stage: str, modality: str, job: str = "") -> Recipe | None:
     """What a job of `stage` would be made with now; None where there is no such stage, modality or experiment.
 
-    Training's `job` is a run's name, whose experiment changes the stage's values.
+    Training's `job` is a run's name, whose experiment changes the stage's values. The downstream tasks of evaluation,
+    `downstream-probe` and others, are a command of their own; what only they read makes no other job stale.
 
     The number of shards belongs to it: another number is another set of inputs for every stage that gathers.
     """
@@ -51,7 +52,13 @@ def recipe_of(config: Config, stage: str, modality: str, job: str = "") -> Recip
         )
     except ConfigError:
         return None
-    return Recipe(config=digest([values, num_shards]), code=code_digest(f"glint.cli.{stage}"))
+    command = stage
+    if stage == "evaluate":
+        if job.startswith("downstream-"):
+            command = "downstream"
+        else:
+            values.pop("downstream")
+    return Recipe(config=digest([values, num_shards]), code=code_digest(f"glint.cli.{command}"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,20 +18,26 @@ ValidBox = tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Study:
-    """One study with masks. `valid_box` is (z0, z1, y0, y1, x0, x1), half-open: where the scan is, not padding."""
+class ImagedStudy:
+    """One study. `valid_box` is (z0, z1, y0, y1, x0, x1), half-open: where the scan is, not padding."""
 
     study_id: str
     patient_id: str
     split: str
     volume_path: Path
-    truth_path: Path
     valid_box: ValidBox
-    findings: frozenset[str]
 
     def volume(self) -> tuple[NDArray[Any], NDArray[np.float64]]:
         """HU or grey on the model's grid (Z, Y, X), and the affine."""
         return load_model_image(self.volume_path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study(ImagedStudy):
+    """One study with masks."""
+
+    truth_path: Path
+    findings: frozenset[str]
 
     def bits(self) -> NDArray[np.uint16]:
         """Masks as a bit field (Z, Y, X)."""
@@ -45,6 +51,28 @@ class Cohort:
     studies: dict[str, tuple[Study, ...]]
     findings: tuple[str, ...]
     left_out: dict[str, int]
+
+
+def read_imaged(*, resampled: Sequence[Path], split: Path) -> dict[str, tuple[ImagedStudy, ...]]:
+    """Every usable study of each split, in order of its name; no masks are needed.
+
+    Raises:
+        InputError: a manifest is absent or of another schema.
+    """
+    splits = read_manifest(split, "split").filter(pl.col("status") == "ok").select("study_id", "split")
+    images = read_manifests(list(resampled), "resample").filter(pl.col("status") == "ok").join(splits, on="study_id")
+    studies: dict[str, list[ImagedStudy]] = {"train": [], "validation": [], "test": []}
+    for row in images.sort("study_id").to_dicts():
+        studies[row["split"]].append(
+            ImagedStudy(
+                study_id=row["study_id"],
+                patient_id=row["patient_id"],
+                split=row["split"],
+                volume_path=Path(row["folder"], row["path"]),
+                valid_box=tuple(row["valid_box"]),
+            )
+        )
+    return {name: tuple(rows) for name, rows in studies.items()}
 
 
 def read_cohort(*, resampled: Sequence[Path], split: Path, truth: Path, features: Sequence[Path]) -> Cohort:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from glint.core.config.evaluate import PromptConfig
 from glint.core.progress import track
-from glint.evaluation.cohort import Study
+from glint.evaluation.cohort import ImagedStudy, Study
 from glint.evaluation.maps import extend_over_padding
 from glint.prepare.resample import window_channels
 
@@ -105,7 +105,7 @@ def answers_of(replies: Replies, num_findings: int, grid: Grid) -> Answers:
 
 def encoded_batches(
     model: AsksVolumes,
-    studies: Sequence[Study],
+    studies: Sequence[ImagedStudy],
     windows: Sequence[tuple[float, float]],
     *,
     batch_size: int,

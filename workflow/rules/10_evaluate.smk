@@ -132,6 +132,39 @@ rule evaluate_ablation:
         )
 
 
+rule evaluate_probe:
+    """Frozen tokens + labels -> linear and attentive probe by share of labels and by shots."""
+    input:
+        checkpoint="results/{modality}/09_train/glint/fingerprint.json",
+        truth="results/{modality}/10_evaluate/truth/manifest.parquet",
+        split="results/{modality}/06_split/manifest.parquet",
+        resampled=per_shard("results/{modality}/04_resample/{shard}/manifest.parquet"),
+        sections=per_shard("results/{modality}/05_sections/{shard}/manifest.parquet"),
+        features=cached_features,
+    output:
+        "results/{modality}/10_evaluate/downstream/probe/probe.json",
+    log:
+        "logs/{modality}/10_evaluate/downstream-probe.log",
+    benchmark:
+        "logs/{modality}/10_evaluate/downstream-probe.benchmark.tsv"
+    wildcard_constraints:
+        modality=only("evaluate"),
+    resources:
+        **job("evaluate"),
+    params:
+        config=slice_json("evaluate"),
+        recipe=recipe("evaluate", "downstream-probe"),
+        checkpoint=subpath(input.checkpoint, parent=True),
+        out=subpath(output[0], parent=True),
+        features=features_argument,
+    shell:
+        recorded(
+            "python -m glint downstream probe --checkpoint {params.checkpoint} --resampled {input.resampled} "
+            "--sections {input.sections} --split {input.split} --truth {input.truth} {params.features} "
+            "--out {params.out} --config {params.config:q}"
+        )
+
+
 for modality in modalities_of("evaluate"):
 
     rule:
@@ -146,4 +179,11 @@ for modality in modalities_of("evaluate"):
             f"evaluate_{modality}"
         input:
             wanted(modality, [f"results/{modality}/10_evaluate/metrics.json"]),
+        localrule: True
+
+    rule:
+        name:
+            f"downstream_{modality}"
+        input:
+            f"results/{modality}/10_evaluate/downstream/probe/probe.json",
         localrule: True

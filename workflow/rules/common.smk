@@ -41,11 +41,13 @@ def only(stage):
     return "|".join(modalities_of(stage))
 
 
-def recipe(stage):
-    """Parameter function: the stage's recipe as JSON, for the receipt."""
+def recipe(stage, job=""):
+    """Parameter function: the stage's recipe as JSON, for the receipt; `job` is the log's name where the recipe depends on it."""
     return lambda wildcards: json.dumps(
         dataclasses.asdict(
-            recipe_of(CONFIG, stage, wildcards.modality, wildcards.get("arm", ""))
+            recipe_of(
+                CONFIG, stage, wildcards.modality, job or wildcards.get("arm", "")
+            )
         )
     )
 

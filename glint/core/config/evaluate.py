@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from glint.core.config.base import StageConfig
+from glint.core.config.downstream import DownstreamConfig
 from glint.core.config.experiments import AblationConfig
 
 
@@ -137,6 +138,9 @@ class EvaluateConfig(StageConfig):
     retrieval: bool = Field(default=True, description="rank studies by report and reports by study")
     ablation: AblationConfig = Field(default=AblationConfig(), description="comparison of experiments")
     probe: ProbeConfig = Field(default=ProbeConfig(), description="supervised yardstick")
+    downstream: DownstreamConfig = Field(
+        default=DownstreamConfig(), description="tasks on top of the encoder; targets downstream_<modality>"
+    )
     batch_size: int = Field(default=8, ge=1, description="volumes encoded at a time")
     resamples: int = Field(default=1000, ge=10, description="bootstrap resamples of patients")
     interval: float = Field(default=0.95, gt=0, lt=1, description="share of the resamples that an interval holds")

@@ -1,6 +1,7 @@
 """Faithfulness: erase the patches that a map calls, and the score must fall; erase as many others, and it must not."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +21,8 @@ Bools = NDArray[np.bool_]
 LARGEST_SHARE = 0.5
 
 
-def erase_patches(volume_ZYX: NDArray[np.int16], erased_P: Bools, grid: tuple[int, int, int]) -> NDArray[np.int16]:
-    """The volume with each erased patch filled by the mean HU of the nearest patch that stands.
+def erase_patches(volume_ZYX: NDArray[Any], erased_P: Bools, grid: tuple[int, int, int]) -> NDArray[Any]:
+    """The volume with each erased patch filled by the mean of the nearest patch that stands.
 
     A constant such as air would itself be a finding.
 
@@ -38,9 +39,9 @@ def erase_patches(volume_ZYX: NDArray[np.int16], erased_P: Bools, grid: tuple[in
     nearest = distance_transform_edt(erased, sampling=steps, return_distances=False, return_indices=True)
     fill = blocks.mean(axis=(1, 3, 5))[tuple(nearest)]
     filled = np.where(
-        erased[:, None, :, None, :, None], np.rint(fill).astype(np.int16)[:, None, :, None, :, None], blocks
+        erased[:, None, :, None, :, None], np.rint(fill).astype(volume_ZYX.dtype)[:, None, :, None, :, None], blocks
     )
-    return np.asarray(filled.reshape(volume_ZYX.shape), dtype=np.int16)
+    return np.asarray(filled.reshape(volume_ZYX.shape), dtype=volume_ZYX.dtype)
 
 
 def choose_patches(
@@ -114,6 +115,6 @@ def erasure_values(
     return values
 
 
-def _body_patches(volume_ZYX: NDArray[np.int16], grid: tuple[int, int, int], body_hu: float) -> Bools:
+def _body_patches(volume_ZYX: NDArray[Any], grid: tuple[int, int, int], body_hu: float) -> Bools:
     """(P,) patches at least half of which is body."""
     return np.asarray(patch_fractions(body_mask(volume_ZYX, body_hu).astype(np.uint16), grid, 1)[0] >= 0.5)

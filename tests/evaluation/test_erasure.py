@@ -75,3 +75,11 @@ def test_as_many_others_are_drawn_from_the_body_and_never_the_called_ones():
     one, _ = choose_patches(np.where(np.arange(36) == 30, -1.0, -3.0), body, offset=0.0, rng=rng)
     assert np.flatnonzero(one).tolist() == [30]  # none is open: the highest
     assert choose_patches(np.ones(36), body, offset=0.0, rng=rng) is None
+
+
+def test_a_bright_films_patches_keep_their_grey():
+    film = np.full((1, 16, 16), 60000, np.uint16)
+    film[0, :8] = 50000
+    erased = np.zeros((1, 2, 2), bool)
+    erased[0, 1, 1] = True
+    assert erase_patches(film, erased.ravel(), (1, 2, 2))[0, 12, 12] in (50000, 60000)

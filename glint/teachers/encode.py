@@ -141,7 +141,7 @@ def encode_shard(
     frame = manifest_frame(rows, "features")
     with atomic_directory(out.parent) as folder:
         write_manifest(folder / out.name, frame, "features")
-    for stale in (*root.glob(f"*/*/{shard}.h5"), *root.glob(f"*/*/.{shard}.h5.partial")):
+    for stale in (*root.glob(f"*/*/{shard}.h5"), *root.glob(f"*/*/.{shard}.h5.*")):  # leavings of killed runs too
         if stale != cache:
             stale.unlink()
             if not any(stale.parent.iterdir()):

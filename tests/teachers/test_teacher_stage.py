@@ -228,7 +228,13 @@ def test_the_fingerprint_follows_weights_layers_windows_and_volumes_and_stale_ca
         assert list((tmp_path / "08_features").glob("*/*/*.h5")) == [path]
         return FeatureCache(path).fingerprint
 
-    prints = [encoded(), encoded(config.model_copy(update={"layers": (1,)}))]
+    killed = tmp_path / "08_features/vjepa_small/0123456789ab"
+    killed.mkdir(parents=True)
+    for name in (".shard-000.h5.partial", ".shard-000.h5.lock"):
+        (killed / name).write_bytes(b"x")
+    prints = [encoded()]
+    assert not killed.exists()
+    prints.append(encoded(config.model_copy(update={"layers": (1,)})))
     changed = {"windows": ((-900.0, 400.0), (-200.0, 200.0)), "sha256": "0" * 64}
     for field, value in changed.items():
         prints.append(encoded(record=type(record)(**{**vars(record), field: value})))

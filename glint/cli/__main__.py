@@ -28,6 +28,7 @@ TOOLS = (
     "key",
     "pictures",
     "report-table",
+    "truth-table",
     "report-view",
     "qc",
     "teachers",

@@ -34,19 +34,22 @@ class ImagedStudy:
 
 @dataclass(frozen=True, kw_only=True)
 class Study(ImagedStudy):
-    """One study with masks."""
+    """One study with masks, or with labels alone (`truth_path` None)."""
 
-    truth_path: Path
+    truth_path: Path | None
     findings: frozenset[str]
 
     def bits(self) -> NDArray[np.uint16]:
-        """Masks as a bit field (Z, Y, X)."""
+        """Masks as a bit field (Z, Y, X), empty where none was drawn."""
+        if self.truth_path is None:
+            return np.zeros(self.volume()[0].shape, np.uint16)
         return read_bits(self.truth_path)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cohort:
-    """Studies with masks by split, findings in the order of their bits, and how many studies were left out for lack of masks or tokens."""
+    """Studies with masks or labels by split, findings in the order of their bits, and how many studies were left out for lack of both
+    or of tokens."""
 
     studies: dict[str, tuple[Study, ...]]
     findings: tuple[str, ...]
@@ -91,7 +94,7 @@ def read_cohort(*, resampled: Sequence[Path], split: Path, truth: Path, features
     studies: dict[str, list[Study]] = {"train": [], "validation": [], "test": []}
     missing = dict.fromkeys(studies, 0)
     for row in images.join(drawn, on="study_id", how="left").sort("study_id").to_dicts():
-        if row["truth_path"] is None:
+        if row["findings"] is None:
             missing[row["split"]] += 1
             continue
         studies[row["split"]].append(
@@ -100,7 +103,7 @@ def read_cohort(*, resampled: Sequence[Path], split: Path, truth: Path, features
                 patient_id=row["patient_id"],
                 split=row["split"],
                 volume_path=Path(row["folder"], row["path"]),
-                truth_path=truth.parent / row["truth_path"],
+                truth_path=None if row["truth_path"] is None else truth.parent / row["truth_path"],
                 valid_box=tuple(row["valid_box"]),
                 findings=frozenset(row["findings"]),
             )
@@ -109,7 +112,7 @@ def read_cohort(*, resampled: Sequence[Path], split: Path, truth: Path, features
 
 
 def positive_labels(studies: Sequence[Study], findings: Sequence[str]) -> NDArray[np.bool_]:
-    """(F, B) which study has which finding, by the masks on the scan's own grid."""
+    """(F, B) which study has which finding, by the masks on the scan's own grid and by the labels."""
     return np.array([[finding in study.findings for study in studies] for finding in findings], dtype=np.bool_).reshape(
         len(findings), len(studies)
     )
@@ -118,4 +121,6 @@ def positive_labels(studies: Sequence[Study], findings: Sequence[str]) -> NDArra
 def require_studies(studies: Sequence[Study], split: str) -> None:
     """Raise InputError when there is nothing to measure."""
     if not studies:
-        raise InputError(f"the {split} split has no study with masks: nothing to measure; check stages 06 and 10 truth")
+        raise InputError(
+            f"the {split} split has no study with masks or labels: nothing to measure; check stages 06 and 10 truth"
+        )

@@ -57,6 +57,7 @@ class ArmCases:
     more_FB: further values by metric, NaN where a study has none. instances_FB3: matched, predicted and true instances.
     peak_FB: highest logit of the map within the scan. boxes_FB3: boxes of the truth, and of them those that the highest point
     meets strictly and within `LENIENT_SHARE` of the image's longest edge.
+    drawn_B: studies whose masks were drawn; the others have labels alone, and no share in what looks at masks.
     """
 
     answers: Answers
@@ -70,6 +71,7 @@ class ArmCases:
     more_FB: dict[str, Floats] = field(default_factory=dict)
     boxes_FB3: NDArray[np.int64]
     instances_FB3: NDArray[np.int64]
+    drawn_B: Bools
 
 
 # Boxes of a finding's mask that take part; more are specks.
@@ -142,6 +144,7 @@ def _empty_arm(answers: Answers, thresholds: Thresholds, config: EvaluateConfig)
         boxes_FB3=np.zeros((*shape, 3), np.int64),
         more_FB={name: _blank(*shape) for name in DETAILS},
         instances_FB3=np.zeros((*shape, 3), np.int64),
+        drawn_B=np.ones(shape[1], np.bool_),
     )
 
 
@@ -176,6 +179,7 @@ def measure(
             chance.dice_FB[row, column] = everything_dice_score(int(mask.sum()), int(within.sum()))
             chance.box_pointing_FB[row, column] = random_pointing_score(_filled(boxes[row], mask.shape), within)
         for arm in arms.values():
+            arm.drawn_B[column] = study.truth_path is not None
             logits_FP = arm.answers.logits_FBP[:, column]
             map_FZYX = upsample_logits(logits_FP, arm.answers.grid, volume.shape)[(slice(None), *scan)]
             _measure_study(arm, column, map_FZYX, masks, config.mask_offset)

@@ -135,7 +135,7 @@ def protocol_rows(cases: Cases) -> list[Row]:
         ("ReXGroundingCT", "Dice", "every pair of finding and positive study weighs alike", lambda a: _mean(a.dice_FB.ravel())),
         ("ReXGroundingCT", "HIT", "the same, Dice of at least .1", lambda a: _mean(np.where(np.isnan(a.dice_FB), np.nan, a.dice_FB >= 0.1).ravel())),
         ("ReXGroundingCT", "instance F1", "connected parts matched with a Dice of at least .2", lambda a: pooled_instance_f1(a, positive)),
-        ("MGCA", "Dice", "mask at 0.5 over all studies; both empty counts 1", lambda a: _mean(np.where(positive, a.dice_FB, np.where(a.nonempty_FB, 0.0, 1.0)).ravel())),
+        ("MGCA", "Dice", "mask at 0.5 over all studies; both empty counts 1", lambda a: _mean(np.where(a.drawn_B, np.where(positive, a.dice_FB, np.where(a.nonempty_FB, 0.0, 1.0)), np.nan).ravel())),
     ]  # fmt: skip
     return [
         Row(

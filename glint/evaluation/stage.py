@@ -104,7 +104,8 @@ def yardsticks(
     Raises:
         InputError: the cached tokens are of another grid than the model's.
     """
-    training, (measured, fitted_on) = list(cohort.studies["train"]), asked_studies(cohort, config)
+    training = [one for one in cohort.studies["train"] if one.truth_path is not None]
+    measured, fitted_on = asked_studies(cohort, config)
     if not training:
         return {}, {}
     limit = config.probe.max_studies
@@ -119,7 +120,8 @@ def yardsticks(
         )
     num, end = len(training), len(training) + len(measured)
     seen = mark(training, cohort, arm, tokens[:num])
-    held_out = mark(fitted_on, cohort, arm, tokens[end:]) if fitted_on else None
+    drawn = [place for place, one in enumerate(fitted_on) if one.truth_path is not None]
+    held_out = mark([fitted_on[place] for place in drawn], cohort, arm, tokens[end:][drawn]) if drawn else None
     probe = fit_probe(seen, held_out, config.probe, seed=config.seed)
     asked_valid = valid_of((*measured, *fitted_on), arm)
     answers = {
@@ -270,7 +272,7 @@ def evaluate_models(
     thresholds = {name: threshold_range(given.logits_FBP, config.thresholds) for name, given in answers.items()}
     held = {name: columns_of(given, slice(num, None)) for name, given in answers.items()}
     calibrated = None
-    if any(study.findings for study in fitted_on):
+    if any(study.findings for study in fitted_on if study.truth_path is not None):
         fitting = measure(fitted_on, held, thresholds, cohort.findings, config, details=False, description="calibrate")
         calibrated = {name: best_threshold(arm.dice_FBK) for name, arm in fitting.arms.items()}
     cases = measure(

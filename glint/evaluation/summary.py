@@ -98,7 +98,7 @@ def arm_measures(arm: ArmCases, positive_FB: NDArray[np.bool_], calibrated: int 
     answers, empty_FB = arm.answers, np.where(arm.nonempty_FB, 0.0, 1.0)
     oracle = oracle_thresholds(arm.dice_FBK)
     kept_FB = arm.nonempty_FB & ~arm.withdrawn_FB
-    all_FB = np.where(positive_FB, arm.dice_FB, empty_FB)
+    all_FB = np.where(arm.drawn_B, np.where(positive_FB, arm.dice_FB, empty_FB), np.nan)
     all_kept_FB = np.where(positive_FB, np.where(arm.withdrawn_FB, 0.0, arm.dice_FB), np.where(kept_FB, 0.0, 1.0))
     all_kept_FB = np.where(np.isnan(all_FB), np.nan, all_kept_FB)
     measures: dict[str, Measure] = {
@@ -127,7 +127,8 @@ def chance_measures(cases: Cases) -> dict[str, Measure]:
     """Chance level of every metric that has one: guessing, a random point, the whole body as mask, no mask."""
     chance, positive_FB = cases.chance, cases.positive_FB
     flat = np.zeros(positive_FB.shape[1])
-    never_FB = np.where(positive_FB, 0.0, 1.0)
+    drawn_B = next(iter(cases.arms.values())).drawn_B
+    never_FB = np.where(drawn_B, np.where(positive_FB, 0.0, 1.0), np.nan)
     dice: Measure = lambda f, w: weighted_means(chance.dice_FB[f], w)  # noqa: E731 (one of a table of measures)
     even: Measure = lambda f, w: np.full(len(w), 0.5)  # noqa: E731
     return {

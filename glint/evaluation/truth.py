@@ -1,7 +1,8 @@
 """Masks drawn on the scans, brought onto the model's grid and named by pseudonym. Nothing below stage 10 reads them.
 
 Outside, a study's masks are one bit field, `<study>.nii.gz` on the scan's grid, or `<instance>.png` on the pixels of one film:
-bit k says that finding k of `findings.json` is there. Original identifiers are turned into pseudonyms in memory; none is written or told.
+bit k says that finding k of `findings.json` is there. What was labelled but not drawn stands in `labels.csv`: `id` and a column per
+finding, 1 or 0. Original identifiers are turned into pseudonyms in memory; none is written or told.
 """
 
 import gzip
@@ -35,6 +36,7 @@ from glint.prepare.resample.films import FilmMap, resample_film_mask
 
 SUFFIX = ".nii.gz"
 FINDINGS_FILE = "findings.json"
+LABELS_FILE = "labels.csv"
 BITS = 16
 
 
@@ -53,9 +55,50 @@ def read_finding_names(folder: Path) -> tuple[str, ...]:
         named = {int(bit): str(name) for bit, name in json.loads(file.read_text("utf-8")).items()}
     except (ValueError, AttributeError) as error:
         raise InputError(f'{file}: must be JSON such as {{"0": "nodule", "1": "mass"}}') from error
-    if sorted(named) != list(range(len(named))) or not 0 < len(named) <= BITS or len(set(named.values())) < len(named):
-        raise InputError(f"{file}: bits {sorted(named)} must count from 0 to at most {BITS - 1}, each finding once")
+    if sorted(named) != list(range(len(named))) or not named or len(set(named.values())) < len(named):
+        raise InputError(f"{file}: bits {sorted(named)} must count from 0, each finding once")
     return tuple(named[bit] for bit in range(len(named)))
+
+
+def read_labels(
+    folder: Path, findings: Sequence[str], pseudonyms: Pseudonyms | None
+) -> dict[str, tuple[str, ...]] | None:
+    """Pseudonym of the study, or of the film, → findings that `labels.csv` says are there; None without the file.
+
+    Raises:
+        InputError: the table lacks a column, or a label is neither 1 nor 0; its words hold no id.
+    """
+    file = folder / LABELS_FILE
+    if not file.is_file():
+        return None
+    try:
+        table = pl.read_csv(file, infer_schema=False)
+    except pl.exceptions.PolarsError as error:
+        raise InputError(f"{file}: not a readable CSV table; write it again, as `glint truth-table` does") from error
+    for name in ("id", *findings):
+        if name not in table.columns:
+            raise InputError(f"{file}: no column {name!r}; it needs id and every finding of {FINDINGS_FILE}")
+        if name != "id" and (odd := set(table[name].to_list()) - {"0", "1"}):
+            raise InputError(f"{file}: column {name!r} holds {sorted(map(str, odd))[0]!r}; a label is 1 or 0")
+    found: dict[str, tuple[str, ...]] = {}
+    for row in table.iter_rows(named=True):
+        present = tuple(name for name in findings if row[name] == "1")
+        names = (pseudonyms.study_id, pseudonyms.instance_id) if pseudonyms else (str,)
+        found.update({name(row["id"]): present for name in names})
+    return found
+
+
+def _labelled_row(study: Mapping[str, Any], present: Sequence[str], params_digest: str) -> dict[str, Any]:
+    """Manifest row of a study with labels and no mask."""
+    made = {key: study[key] for key in ("study_id", "patient_id", "split")}
+    return {
+        **made,
+        "status": "ok",
+        "findings": list(present),
+        "voxels": [],
+        "input_digest": digest(list(present)),
+        "params_digest": params_digest,
+    }
 
 
 def truth_files(folder: Path, pseudonyms: Pseudonyms | None) -> dict[str, Path]:
@@ -72,15 +115,17 @@ def truth_files(folder: Path, pseudonyms: Pseudonyms | None) -> dict[str, Path]:
 
 
 def _study_row(
-    item: tuple[Mapping[str, Any], Path], *, target: Path, findings: Sequence[str], params_digest: str
+    item: tuple[Mapping[str, Any], Path, tuple[str, ...]],
+    *,
+    target: Path,
+    findings: Sequence[str],
+    params_digest: str,
 ) -> dict[str, Any]:
-    """Manifest row of one study; its masks are written below `target`. No error may tell the file's name."""
-    study, file = item
+    """Manifest row of one study with its mask and its labels; masks are written below `target`. No error may tell the file's name."""
+    study, file, labelled = item
     made: dict[str, Any] = {key: study[key] for key in ("study_id", "patient_id", "split")}
-    made |= {
-        "params_digest": params_digest,
-        "input_digest": digest([sha256_file(file), study["to_original"] or study["affine"]]),
-    }
+    inputs = [sha256_file(file), study["to_original"] or study["affine"], *([labelled] if labelled else [])]
+    made |= {"params_digest": params_digest, "input_digest": digest(inputs)}
     try:
         bits, affine = read_mask_bits(file)
     except GlintError:
@@ -96,7 +141,7 @@ def _study_row(
         on_grid = resample_mask(bits.astype(np.uint16), affine, image_affine, volume.shape)
         relative = Path("masks", f"{study['study_id']}{SUFFIX}")
         _write_compressed(target / relative, on_grid, image_affine)
-    present = [name for bit, name in enumerate(findings) if (bits >> bit & 1).any()]
+    present = [name for bit, name in enumerate(findings) if name in labelled or (bits >> bit & 1).any()]
     voxels = [int(np.count_nonzero(on_grid >> findings.index(name) & 1)) for name in present]
     return {**made, "status": "ok", "path": str(relative), "findings": present, "voxels": voxels}
 
@@ -133,30 +178,47 @@ def make_truth(
 ) -> None:
     """Bring the masks of every study of the split onto its image's grid; `out_path` is the manifest of a folder made whole.
 
+    A label counts beside the mask: a study with a mask has what is drawn and what is labelled, one without a mask what is labelled.
+
     Raises:
-        InputError: no truth folder, no findings.json, or no mask belongs to any study of the split.
+        InputError: no truth folder, no findings.json, or neither mask nor label belongs to any study of the split.
     """
     findings = read_finding_names(truth_dir)
     files = truth_files(truth_dir, pseudonyms)
     usable = read_manifest(split, "split").filter(pl.col("status") == "ok").select("study_id", "split")
     images = read_image_rows(resampled).filter(pl.col("status") == "ok")
     studies = images.join(usable, on="study_id").sort("study_id").to_dicts()
-    named = [(study, study["instance_id"] if study["instance_id"] in files else study["study_id"]) for study in studies]
-    items = [(study, files[name]) for study, name in named if name in files]
-    if not items:
+    labels = read_labels(truth_dir, findings, pseudonyms) or {}
+
+    def named(study: Mapping[str, Any], known: Mapping[str, object]) -> str:
+        return str(study["instance_id"] if study["instance_id"] in known else study["study_id"])
+
+    items = [
+        (study, files[named(study, files)], labels.get(named(study, labels), ()))
+        for study in studies
+        if named(study, files) in files
+    ]
+    if items and len(findings) > BITS:
+        raise InputError(f"{truth_dir / FINDINGS_FILE}: {len(findings)} findings, a mask holds {BITS}; name fewer")
+    labelled = [study for study in studies if named(study, labels) in labels and named(study, files) not in files]
+    if not items and not labelled:
         raise InputError(
-            f"{truth_dir}: none of {len(files)} masks belongs to any of {len(studies)} studies; "
+            f"{truth_dir}: none of {len(files)} masks and {len(labels)} labels belongs to any of {len(studies)} studies; "
             "are evaluate.truth_ids and the key file those of stage 01?"
         )
     with atomic_directory(out_path.parent) as target:
         params = digest({"findings": findings})
         make = partial(_study_row, target=target, findings=findings, params_digest=params)
         rows = parallel_map(make, items, workers=workers, description="truth")
+        rows += [_labelled_row(study, labels[named(study, labels)], params) for study in labelled]
+        rows.sort(key=lambda row: row["study_id"])
         write_json(target / FINDINGS_FILE, {str(bit): name for bit, name in enumerate(findings)})
         write_manifest(target / out_path.name, manifest_frame(rows, "evaluate_truth"), "evaluate_truth")
-    accepted = sum(row["status"] == "ok" for row in rows)
+    unusable = sum(row["status"] != "ok" for row in rows)
+    also = f"labels alone of {len(labelled)}, " if labelled else ""
     log(
-        f"truth: masks of {accepted} studies on the model's grid, {len(rows) - accepted} unusable, {len(studies) - len(rows)} studies without"
+        f"truth: masks of {len(items) - unusable} studies on the model's grid, {also}{unusable} unusable, "
+        f"{len(studies) - len(rows)} studies without"
     )
 
 

@@ -117,6 +117,30 @@ def read_nifti(path: Path | str) -> tuple[NDArray[Any], NDArray[np.float64]]:
     return volume.scaled(volume.stored_ZYX), volume.affine
 
 
+def read_channel_masks(path: Path | str) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Masks whose first axis counts findings, as ReXGroundingCT's (F, x, y, z); a 3-D file is one finding.
+
+    Returns:
+        (F, Z, Y, X) stored numbers, and the affine, index (x, y, z) → RAS mm; the identity where the header says nothing.
+
+    Raises:
+        InputError: the file is absent, no NIfTI, or has another number of axes.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(f"{file}: no such mask file")
+    try:
+        image: Any = nibabel.load(file)
+        stored: NDArray[Any] = np.asarray(image.dataobj)
+    except (ImageFileError, OSError, EOFError, ValueError, KeyError) as error:
+        raise InputError(f"{file}: not a readable NIfTI file; download it again") from error
+    if stored.ndim not in (3, 4):
+        raise InputError(f"{file}: {stored.ndim} axes; masks have 3 or 4, findings first")
+    known = image.header["sform_code"] or image.header["qform_code"]
+    channels = stored if stored.ndim == 4 else stored[None]
+    return channels.transpose(0, 3, 2, 1), np.asarray(image.affine if known else np.eye(4), np.float64)
+
+
 def load_model_volume(path: Path | str) -> tuple[NDArray[np.int16], NDArray[np.float64]]:
     """A stage-04 volume: int16 HU on the model's grid, (Z, Y, X) running to superior, anterior, right; its affine.
 

@@ -50,7 +50,7 @@ def ct_rate_reports(path: Path) -> Iterator[Report]:
 
 def iu_reports(path: Path) -> Iterator[Report]:
     """(report id, text) of the IU collection: its archive, or a folder of its XML files; DTDs are not resolved."""
-    for name, data in _xml_files(path):
+    for name, data in xml_files(path):
         try:
             root = ElementTree.fromstring(data)
         except ElementTree.ParseError as error:
@@ -71,7 +71,8 @@ def mimic_text_reports(path: Path) -> Iterator[Report]:
         yield file.stem, file.read_text(encoding="utf-8", errors="replace")
 
 
-def _xml_files(path: Path) -> Iterator[tuple[str, bytes]]:
+def xml_files(path: Path) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of every XML file of a folder or a tar archive."""
     if path.is_dir():
         yield from ((file.name, file.read_bytes()) for file in sorted(path.rglob("*.xml")))
         return

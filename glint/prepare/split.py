@@ -2,7 +2,7 @@
 
 Each patient's place is SHA-256 of the seed and the pseudonym, read as a number in [0, 1) and compared with the shares.
 It depends on nobody else: a new patient or study never moves an old one. The price is that shares hold only on
-average: of N patients a share p gets pN ± sqrt(p(1-p)N).
+average: of N patients a share p gets pN ± sqrt(p(1-p)N). A published division (`split.assigned`) goes before the hash.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ OFFICIAL_NAMES = {
     "valid": "validation",
     "test": "test",
 }
+EXCLUDED = "excluded"
 
 
 def split_of_patient(patient_id: str, config: SplitConfig) -> str:
@@ -59,9 +60,63 @@ def read_official(path: Path, config: SplitConfig, pseudonyms: Pseudonyms) -> di
     return found
 
 
-def split_studies(series: pl.DataFrame, config: SplitConfig, official: Mapping[str, str] | None = None) -> pl.DataFrame:
+def read_assigned(path: Path) -> dict[str, str]:
+    """Study pseudonym → train, validation, test or excluded, of a published division.
+
+    Raises:
+        InputError: the table is absent, lacks a column, names a study twice or another split; its words hold no id.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such table (split.assigned); `glint truth-table … --index …` writes splits.csv")
+    try:
+        table = pl.read_csv(path, infer_schema=False)
+    except pl.exceptions.PolarsError as error:
+        raise InputError(f"{path}: not a readable CSV table; columns study_id and split are needed") from error
+    for name in ("study_id", "split"):
+        if name not in table.columns:
+            raise InputError(f"{path}: no column {name!r}; columns study_id and split are needed")
+    if strange := sorted({str(one) for one in table["split"]} - {*SPLITS, EXCLUDED}):
+        raise InputError(f"{path}: split {strange[0]!r}; known are {', '.join((*SPLITS, EXCLUDED))}")
+    if table["study_id"].n_unique() < table.height:
+        raise InputError(
+            f"{path}: {table.height - table['study_id'].n_unique()} studies are named twice; name each once"
+        )
+    return dict(table.select("study_id", "split").iter_rows())
+
+
+def _assign(rows: list[dict[str, Any]], assigned: Mapping[str, str]) -> None:
+    """Give accepted studies the place that a published division names; a patient's unnamed studies follow the named ones.
+
+    Raises:
+        InputError: a patient's studies are named in two splits.
+    """
+    places: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        named = assigned.get(row["study_id"])
+        if row["status"] == "ok" and named is not None and named != EXCLUDED:
+            places[row["patient_id"]].add(named)
+    if torn := sum(len(found) > 1 for found in places.values()):
+        raise InputError(
+            f"split.assigned: {torn} patients lie in two splits; put each in one, or exclude their studies"
+        )
+    for row in rows:
+        if row["status"] != "ok":
+            continue
+        if assigned.get(row["study_id"]) == EXCLUDED:
+            row.update(status="quarantined", reason="excluded_from_cohort", split=None)
+        elif found := places.get(row["patient_id"]):
+            row["split"] = next(iter(found))
+
+
+def split_studies(
+    series: pl.DataFrame,
+    config: SplitConfig,
+    official: Mapping[str, str] | None = None,
+    assigned: Mapping[str, str] | None = None,
+) -> pl.DataFrame:
     """One row per study (schema `split`, sorted by study_id) from the series rows of stage 02.
 
+    `assigned` (see `read_assigned`) goes before the shares; what it excludes is quarantined (`excluded_from_cohort`).
     A study without an accepted volume is quarantined (`no_accepted_series`), one without a patient too (`no_patient`).
     Where the same images lie in two splits, filed under two patients, the study that sorts first stays and the others
     are quarantined (`duplicate_across_splits`). With an `official` split (patient → split) a patient it does not name is
@@ -70,7 +125,8 @@ def split_studies(series: pl.DataFrame, config: SplitConfig, official: Mapping[s
     Raises:
         InputError: a study belongs to two patients, a split could not be made clean, or nobody is left to train on.
     """
-    params = digest(config.model_dump(mode="json"))
+    said = config.model_dump(mode="json", exclude={"assigned"})
+    params = digest({**said, "assigned": sorted(assigned.items())} if assigned else said)
     usable = pl.col("status").eq("ok") & pl.col("kind").is_in(["volume", "film"])
     images = pl.concat_list("series_id", "input_digest").list.drop_nulls()
     studies = (
@@ -110,6 +166,8 @@ def split_studies(series: pl.DataFrame, config: SplitConfig, official: Mapping[s
                 "params_digest": params,
             }
         )
+    if assigned:
+        _assign(rows, assigned)
     _withdraw_duplicates(rows, contents)
     frame = manifest_frame(rows, "split")
     check_leakage(frame, contents)
@@ -153,10 +211,12 @@ def split_manifests(
     manifests: Sequence[Path], out: Path, config: SplitConfig, official: Mapping[str, str] | None = None
 ) -> None:
     """Divide the studies of all shards' image manifests and write the `split` manifest."""
+    assigned = read_assigned(Path(config.assigned)) if config.assigned else {}
     series = pl.concat([read_manifest(path, "deidentify_images") for path in manifests])
-    frame = split_studies(series, config, official)
+    frame = split_studies(series, config, official, assigned)
     taken = frame.filter(pl.col("status") == "ok")
-    if not taken.filter(pl.col("split") == "train").height:
+    whole = taken.height and "test" in assigned.values()  # a published test set may be all there is
+    if not whole and not taken.filter(pl.col("split") == "train").height:
         raise InputError(
             f"split: no study to train on ({frame.height} studies, {taken.height} accepted); "
             "see the reasons in the image manifests, or change split.seed or split.train"

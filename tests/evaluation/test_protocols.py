@@ -42,6 +42,7 @@ def cases():
         more_FB={"box_pointing": np.where(positive, 1.0, np.nan)},
         boxes_FB3=boxes,
         instances_FB3=instances,
+        drawn_B=np.ones(B, bool),
     )
     nothing = np.full((F, B), np.nan)
     chance = ChanceCases(pointing_FB=nothing, dice_FB=nothing, box_pointing_FB=nothing)

@@ -4,6 +4,7 @@ rule split:
         manifests=per_shard(
             "results/{modality}/02_deidentify/images/{shard}/manifest.parquet"
         ),
+        assigned=assigned_splits,
         # Not read, and no reason to split again: nothing is trained before the run's audit is there.
         audit=ancient("results/{modality}/02_deidentify/audit/score.json"),
     output:
@@ -22,7 +23,7 @@ rule split:
         recorded(
             "python -m glint split {params.key} --manifests {input.manifests} --out {output} "
             "--config {params.config:q}",
-            inputs="--inputs {input.manifests}",
+            inputs="--inputs {input.manifests} {input.assigned}",
         )
 
 

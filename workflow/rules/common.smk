@@ -134,6 +134,12 @@ def raw_images(wildcards):
     ]
 
 
+def assigned_splits(wildcards):
+    """The table of a published division, where one is named."""
+    named = section("split", wildcards.modality).assigned
+    return [named] if named else []
+
+
 def drawn_masks(wildcards):
     """The truth folder; for the demo, the file that names its findings."""
     folder = stage_slice(CONFIG, "evaluate", wildcards.modality)["truth_dir"]

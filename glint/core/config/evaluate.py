@@ -3,9 +3,10 @@
 from string import Formatter
 from typing import Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from glint.core.config.base import StageConfig
+from glint.core.config.benchmarks import load_benchmarks
 from glint.core.config.downstream import DownstreamConfig
 from glint.core.config.experiments import AblationConfig
 
@@ -96,6 +97,11 @@ class EvaluateConfig(StageConfig):
         default=False, description="measure a checkpoint that was trained on other tables, as for an outside cohort"
     )
     split: Literal["test", "validation"] = Field(default="test", description="split that is measured")
+    benchmark: str | None = Field(
+        default=None,
+        description="name of a published benchmark (docs/benchmarks.md), which sets positive, negative and wording of the prompts; "
+        "null: they count as they stand",
+    )
     prompts: PromptConfig = Field(default=PromptConfig(), description="sentences asked for every finding")
     mask_rule: Literal["likelihood", "posterior"] = Field(
         default="likelihood",
@@ -151,6 +157,21 @@ class EvaluateConfig(StageConfig):
     overlay_cases: int = Field(
         default=3, ge=0, description="cases drawn per finding, from best to worst Dice; 0 draws none"
     )
+
+    @model_validator(mode="after")
+    def _benchmark(self) -> "EvaluateConfig":
+        """The benchmark's prompts take the place of the defaults; other ones beside it are a contradiction."""
+        if self.benchmark is None:
+            return self
+        known = load_benchmarks()
+        if self.benchmark not in known:
+            raise ValueError(f"no benchmark {self.benchmark!r}; known are {', '.join(known)}")
+        asked, sided = known[self.benchmark], self.prompts.sided
+        wanted = PromptConfig(positive=asked.positive, negative=asked.negative, wording=asked.wording, sided=sided)
+        if self.prompts not in (PromptConfig(sided=sided), wanted):
+            raise ValueError(f"benchmark {self.benchmark} sets the prompts: leave out positive, negative and wording")
+        object.__setattr__(self, "prompts", wanted)  # the model is frozen for everybody else
+        return self
 
 
 class FilmEvaluateConfig(EvaluateConfig):

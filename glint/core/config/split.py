@@ -6,7 +6,7 @@ from glint.core.config.base import StageConfig
 
 
 class SplitConfig(StageConfig):
-    """Seed and shares; the shares must add up to one."""
+    """Seed and shares, which must add up to one, and what a published division says."""
 
     seed: int = Field(default=0, ge=0, description="none; enters each hash, another seed is another division")
     train: float = Field(default=0.7, gt=0, le=1, description="share of patients; most, learning lacks data first")
@@ -20,6 +20,12 @@ class SplitConfig(StageConfig):
         default="split", description="its column with train, validate or validation, test; a patient has one"
     )
     test: float = Field(default=0.2, ge=0, lt=1, description="share of patients; enough for an interval per finding")
+
+    assigned: str = Field(
+        default="",
+        description="CSV with columns study_id (pseudonym) and split (train, validation, test, excluded), such as `glint truth-table` "
+        "writes from a published division; a patient's other studies follow; empty: the shares decide alone",
+    )
 
     @model_validator(mode="after")
     def _whole(self) -> "SplitConfig":

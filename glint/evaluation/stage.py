@@ -120,8 +120,9 @@ def yardsticks(
         )
     num, end = len(training), len(training) + len(measured)
     seen = mark(training, cohort, arm, tokens[:num])
-    drawn = [place for place, one in enumerate(fitted_on) if one.truth_path is not None]
-    held_out = mark([fitted_on[place] for place in drawn], cohort, arm, tokens[end:][drawn]) if drawn else None
+    with_masks = [place for place, one in enumerate(fitted_on) if one.truth_path is not None]
+    marked = [fitted_on[place] for place in with_masks]
+    held_out = mark(marked, cohort, arm, tokens[end:][with_masks]) if marked else None
     probe = fit_probe(seen, held_out, config.probe, seed=config.seed)
     asked_valid = valid_of((*measured, *fitted_on), arm)
     answers = {

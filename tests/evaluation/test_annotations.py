@@ -4,12 +4,14 @@ import dataclasses
 import json
 import re
 import tarfile
+from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 from PIL import Image
 
+from glint.cli.__main__ import build_parser, main
 from glint.core.config.benchmarks import load_benchmarks
 from glint.core.errors import InputError
 from glint.evaluation.annotations.raster import box_mask, polygon_mask, relative_rle_mask
@@ -471,10 +473,9 @@ def test_real_openi_reports_name_all_their_films(real_data):
 
 
 def test_the_command_lists_the_sets_and_writes_one(tmp_path, capsys):
-    from glint.cli.__main__ import main
-
     assert main(["truth-table", "list"]) == 0
-    assert all(f"{name}:" in capsys_out for capsys_out in [capsys.readouterr().out] for name in ANNOTATIONS)
+    told = capsys.readouterr().out
+    assert all(f"{name}:" in told for name in ANNOTATIONS)
     arguments = ["truth-table", "chestx_det", str(chestx_det(tmp_path / "in")), "--out", str(tmp_path / "out")]
     assert main([*arguments, "--benchmark", "ct_rate_16"]) == 1
     assert "it has: chestx_det_13" in capsys.readouterr().err
@@ -483,3 +484,18 @@ def test_the_command_lists_the_sets_and_writes_one(tmp_path, capsys):
     names = json.loads((tmp_path / "out" / "findings.json").read_text())
     assert names == {"0": "Effusion", "1": "Nodule"}
     assert (bits == 2).sum() == 3 * 6 and set(np.unique(bits)) == {0, 1, 2}
+
+
+def test_the_page_names_every_set_every_benchmark_and_only_options_that_are():
+    page = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
+    assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) == list(ANNOTATIONS)
+    for name in ANNOTATIONS:
+        cell = re.search(rf"^\| `{name}` \| .*? \| (.*?) \|", page, re.MULTILINE).group(1)
+        assert re.findall(r"`(\w+)`", cell) == [
+            one.name for one in load_benchmarks().values() if one.annotations == name
+        ]
+    parser = build_parser("truth-table")
+    commands = re.findall(r"^ *glint (truth-table .*)$", page.replace("\\\n", " "), re.MULTILINE)
+    assert len(commands) == 3
+    for command in commands:
+        parser.parse_args(re.sub(r"#.*", "", command).split())

@@ -174,3 +174,52 @@ def test_a_published_split_that_contradicts_itself_is_refused(tmp_path, text, sa
     config = official_table(tmp_path, text)
     with pytest.raises(InputError, match=said):
         read_official(tmp_path / "split.csv", config, Pseudonyms(bytes(32)))
+
+
+def test_a_published_division_goes_before_the_hash_and_a_patients_other_studies_follow():
+    train, test = patient_in("train"), patient_in("test")
+    frame = series(series_row(f"{p}-{v}", p, f"r{p}{v}") for p in (train, test) for v in "ab")
+    assigned = {f"{train}-a": "test", f"{test}-b": "excluded", "unseen": "validation"}
+    places = {
+        row["study_id"]: (row["split"], row["reason"])
+        for row in split_studies(frame, CONFIG, assigned=assigned).to_dicts()
+    }
+    assert places == {
+        f"{train}-a": ("test", None),
+        f"{train}-b": ("test", None),
+        f"{test}-a": ("test", None),
+        f"{test}-b": (None, "excluded_from_cohort"),
+    }
+
+
+def test_a_patient_named_in_two_splits_is_refused_and_not_named():
+    frame = series(series_row(f"s{v}", "p7", f"r{v}") for v in "ab")
+    with pytest.raises(InputError, match="1 patients lie in two splits") as error:
+        split_studies(frame, CONFIG, assigned={"sa": "test", "sb": "train"})
+    assert "p7" not in str(error.value)
+
+
+def test_without_a_published_division_nothing_changes():
+    frame = cohort(20)
+    assert split_studies(frame, CONFIG).equals(split_studies(frame, SplitConfig(assigned=""), None, {}))
+
+
+def test_the_command_takes_a_published_test_set_that_is_all_there_is(tmp_path, capsys):
+    manifest, table = tmp_path / "images.parquet", tmp_path / "splits.csv"
+    write_manifest(manifest, cohort(3), "deidentify_images")
+    table.write_text("study_id,split\n" + "".join(f"s000{p}a,test\n" for p in range(3)))
+    out = tmp_path / "split.parquet"
+    command = ["split", "--manifests", str(manifest), "--out", str(out), "--config", f'{{"assigned": "{table}"}}']
+    assert main(command) == 0
+    assert set(read_manifest(out, "split")["split"]) == {"test"}
+    for text, told in (
+        ("study_id,split\ns0000a,Test\n", "split 'Test'"),
+        ("id,split\ns0000a,test\n", "no column 'study_id'"),
+        ("study_id,split\ns0000a,test\ns0000a,train\n", "named twice"),
+    ):
+        table.write_text(text)
+        assert main(command) == 1
+        assert told in capsys.readouterr().err
+    table.unlink()
+    assert main(command) == 1
+    assert "no such table (split.assigned)" in capsys.readouterr().err

@@ -348,7 +348,7 @@ def make_truth_table(name: str, folder: Path, out: Path, options: TruthTableOpti
         per_split = frame.group_by("split").agg(pl.col("image").n_unique()).sort("split", nulls_last=True)
         present = frame.filter(pl.col("label") == "present").group_by("finding").agg(pl.col("id").n_unique())
         positives = dict(present.iter_rows())
-        summary = {
+        summary: dict[str, Any] = {
             "annotations": name,
             "source": source.source,
             "benchmark": options.benchmark,

@@ -1,7 +1,6 @@
 """A cohort that was labelled but not drawn: what ranks is measured, what looks at masks is not a number."""
 
 import dataclasses
-import json
 import shutil
 
 import numpy as np
@@ -144,9 +143,7 @@ def test_a_benchmark_sets_the_prompts_and_refuses_others_beside_it():
     config = EvaluateConfig(benchmark="chestxdet10")
     asked = make_prompts(["Nodule", "Fracture"], config.prompts)
     assert asked.positive_FT == (("There is Lung Nodule",), ("There is Bone Fracture",))
-    assert (
-        EvaluateConfig(**json.loads(config.model_dump_json(exclude={"arms", "probe", "ablation", "prompts"}))) == config
-    )
+    assert EvaluateConfig.model_validate_json(config.model_dump_json()) == config  # as a job gets it
     with pytest.raises(ValueError, match="sets the prompts"):
         EvaluateConfig(benchmark="chestxdet10", prompts=PromptConfig(positive=("I see {finding}.",)))
     with pytest.raises(ValueError, match="known are ct_rate_18"):

@@ -136,7 +136,7 @@ def raw_images(wildcards):
 
 def assigned_splits(wildcards):
     """The table of a published division, where one is named."""
-    named = section("split", wildcards.modality).assigned
+    named = stage_slice(CONFIG, "split", wildcards.modality)["assigned"]
     return [named] if named else []
 
 

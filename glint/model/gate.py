@@ -3,8 +3,9 @@
 Shape letters here and in `alignment`: T sentences, B volumes, P patches, D value width, G gate width.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +45,12 @@ def at_least_float32(tensor: Tensor) -> Tensor:
 def finite(tensor: Tensor) -> Tensor:
     """What overflowed half precision becomes float16's largest number, and NaN 0: one loud channel makes no score NaN."""
     return tensor.nan_to_num(nan=0.0, posinf=LARGEST, neginf=-LARGEST)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Full precision inside; devices that know no autocast (PyTorch's `meta`) are left alone."""
+    available = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if available else nullcontext()
 
 
 def gate_logits(queries: TextQueries, tokens: PatchTokens, *, scale: Tensor, bias: Tensor, rho: float) -> Tensor:

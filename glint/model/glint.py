@@ -12,7 +12,7 @@ from glint.core.config.train import TrainConfig
 from glint.formats.checkpoint import Calibration, Preprocessing
 from glint.model.alignment import Alignment, Comparison, comparison_of
 from glint.model.blocked_gate import GateArguments, PairLoss, compare_recomputing, one_pass_loss
-from glint.model.gate import Gate, PatchTokens, TextQueries, finite, unit
+from glint.model.gate import Gate, PatchTokens, TextQueries, finite, unit, without_autocast
 from glint.model.pooling import POOLINGS, ConditionedPooling
 from glint.model.student import Student
 from glint.model.text_encoder import SentenceEncoder, TextEncoder
@@ -136,7 +136,7 @@ class Glint(nn.Module):
         `patch_weight_BP` is c_p: 0 or false for padding, 1 or true for a patch of the reference size.
         """
         weight_BP = patch_weight_BP.to(torch.promote_types(tokens.value_BPD.dtype, torch.float32))
-        with torch.autocast(weight_BP.device.type, enabled=False):  # a posterior of 1 / P has no digits in bfloat16
+        with without_autocast(weight_BP.device):  # a posterior of 1 / P has no digits in bfloat16
             return self.pooling.align(self, queries, tokens, weight_BP)
 
     def gate_mode(self, num_sentences: int, patch_weight_BP: Tensor) -> GateMode:

@@ -22,6 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_inputs(probe, truth_required=False)
     probe.add_argument("--features", type=Path, nargs="*", default=[], help="manifests of stage 08, for teacher tokens")
     probe.set_defaults(run_part=run_probe_part)
+    segment = parts.add_parser(
+        "segment", help="a decoder on the frozen and on the fine-tuned encoder, learned from masks"
+    )
+    _add_inputs(segment, truth_required=True)
+    segment.set_defaults(run_part=run_segment_part)
 
 
 def _add_inputs(parser: argparse.ArgumentParser, *, truth_required: bool) -> None:
@@ -54,6 +59,13 @@ def run_probe_part(args: argparse.Namespace) -> None:
     from glint.evaluation.downstream.run_probe import run_probe
 
     run_probe(_inputs(args), stage_config_from_args(args, EvaluateConfig), args.out)
+
+
+def run_segment_part(args: argparse.Namespace) -> None:
+    """Train and measure the segmentation head."""
+    from glint.evaluation.downstream.run_segment import run_segment
+
+    run_segment(_inputs(args), stage_config_from_args(args, EvaluateConfig), args.out)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -165,6 +165,35 @@ rule evaluate_probe:
         )
 
 
+rule evaluate_segment:
+    """Masks of the training split -> a decoder on the frozen and on the fine-tuned encoder, measured on test masks."""
+    input:
+        checkpoint="results/{modality}/09_train/glint/fingerprint.json",
+        truth="results/{modality}/10_evaluate/truth/manifest.parquet",
+        split="results/{modality}/06_split/manifest.parquet",
+        resampled=per_shard("results/{modality}/04_resample/{shard}/manifest.parquet"),
+    output:
+        "results/{modality}/10_evaluate/downstream/segment/segment.json",
+    log:
+        "logs/{modality}/10_evaluate/downstream-segment.log",
+    benchmark:
+        "logs/{modality}/10_evaluate/downstream-segment.benchmark.tsv"
+    wildcard_constraints:
+        modality=only("evaluate"),
+    resources:
+        **job("evaluate"),
+    params:
+        config=slice_json("evaluate"),
+        recipe=recipe("evaluate", "downstream-segment"),
+        checkpoint=subpath(input.checkpoint, parent=True),
+        out=subpath(output[0], parent=True),
+    shell:
+        recorded(
+            "python -m glint downstream segment --checkpoint {params.checkpoint} --resampled {input.resampled} "
+            "--split {input.split} --truth {input.truth} --out {params.out} --config {params.config:q}"
+        )
+
+
 for modality in modalities_of("evaluate"):
 
     rule:
@@ -186,4 +215,5 @@ for modality in modalities_of("evaluate"):
             f"downstream_{modality}"
         input:
             f"results/{modality}/10_evaluate/downstream/probe/probe.json",
+            f"results/{modality}/10_evaluate/downstream/segment/segment.json",
         localrule: True

@@ -52,6 +52,27 @@ class ProbeTaskConfig(StageConfig):
     weight_decay: float = Field(default=0.1, ge=0, description="AdamW, attentive probe")
 
 
+class SegmentTaskConfig(StageConfig):
+    """A supervised decoder on patch tokens, first with the encoder at rest, then with it in training."""
+
+    decoder_widths: tuple[int, ...] = Field(
+        default=(64, 32),
+        min_length=1,
+        description="channels of the decoder's stages; each doubles the patch grid along every axis until it is the voxels'",
+    )
+    frozen_steps: int = Field(default=250, ge=1, description="steps of the decoder alone, on frozen tokens")
+    finetuned_steps: int = Field(
+        default=40,
+        ge=0,
+        description="steps of decoder and encoder together, from where the frozen one ended; 0 leaves it out",
+    )
+    batch_size: int = Field(default=8, ge=1, description="studies per step")
+    learning_rate: float = Field(default=0.002, gt=0, description="AdamW, decoder, falling as a cosine to 0")
+    encoder_learning_rate: float = Field(default=0.00005, gt=0, description="AdamW, encoder")
+    weight_decay: float = Field(default=0.01, ge=0, description="AdamW")
+    save_every: int = Field(default=50, ge=1, description="steps between two states that a killed job resumes from")
+
+
 class DownstreamConfig(StageConfig):
     """Tasks that learn on top of a trained encoder."""
 
@@ -59,3 +80,4 @@ class DownstreamConfig(StageConfig):
         default="student", description="frozen tokens of the probes: the checkpoint's encoder, or stage 08's cache"
     )
     probe: ProbeTaskConfig = Field(default=ProbeTaskConfig(), description="labels of studies")
+    segment: SegmentTaskConfig = Field(default=SegmentTaskConfig(), description="supervised segmentation head")

@@ -13,6 +13,8 @@ from scipy.ndimage import binary_dilation
 
 from glint.core.config.convert import FilmConvertConfig
 from glint.core.config.demo import DemoConfig, FilmDemoConfig
+from glint.core.config.split import SplitConfig
+from glint.core.ids import Pseudonyms, read_key
 from glint.demo.catalogue import FINDINGS, PlacedFinding
 from glint.demo.film_patient import FIRST_FILM_STUDY, pose
 from glint.demo.film_phrases import FILM
@@ -21,6 +23,7 @@ from glint.demo.people import make_patient, make_visitation
 from glint.demo.radiologist import write_report
 from glint.prepare.convert.films import read_dicom_film
 from glint.prepare.sections.findings import read_findings
+from glint.prepare.split import split_of_patient
 
 CONFIG = DemoConfig(seed=11, films=FilmDemoConfig(studies=14, lateral_fraction=0.4), repeat_fraction=0.3)
 
@@ -186,3 +189,16 @@ def test_what_readers_say_of_a_film_is_understood_with_its_side_and_zone(name: s
         layered = name in ("pneumothorax", "pleural_effusion")
         understood += [f.laterality == side and (layered or f.region == region) for f in mine]
     assert np.mean(understood) > 0.9
+
+
+def test_a_patient_with_ct_and_films_has_one_pseudonym_and_one_split(hospital: Path, films, tmp_path: Path):
+    """Both archives of a seed have one key, and the split follows from the pseudonym alone."""
+    build_hospital(tmp_path / "ct", DemoConfig(seed=11, studies=2, defects=False), workers=1)
+    keys = [read_key(folder / "deid.key") for folder in (tmp_path / "ct", hospital)]
+    assert keys[0] == keys[1]
+    scanned = {row["patient_id"] for row in csv.DictReader((tmp_path / "ct" / "reports.csv").open(newline=""))}
+    filmed = {ds.PatientID for _, ds in films.values()}
+    assert scanned & filmed
+    for mrn in scanned & filmed:
+        splits = {split_of_patient(Pseudonyms(key).patient_id(mrn), SplitConfig()) for key in keys}
+        assert len(splits) == 1

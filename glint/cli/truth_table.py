@@ -37,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--exclude",
         nargs="+",
         default=[],
-        choices=("train", "validation", "test"),
-        help="splits that must not be trained on: `excluded` in splits.csv, for split.assigned",
+        choices=("train", "validation", "test", "all"),
+        help="splits that must not be trained on, or all: `excluded` in splits.csv, for split.assigned",
     )
 
 

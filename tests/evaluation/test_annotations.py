@@ -499,3 +499,13 @@ def test_the_page_names_every_set_every_benchmark_and_only_options_that_are():
     assert len(commands) == 3
     for command in commands:
         parser.parse_args(re.sub(r"#.*", "", command).split())
+
+
+def test_a_set_without_a_published_split_is_excluded_whole(tmp_path):
+    folder = ms_cxr(tmp_path / "in")
+    file = folder / "MS_CXR_Local_Alignment_v1.1.0.csv"
+    file.write_text(file.read_text().replace(",split\n", "\n").replace(",val\n", "\n"))
+    for exclude, count in ((("train", "validation", "test"), 0), (("all",), 1)):
+        summary = make_truth_table("ms_cxr", folder, tmp_path / "out", TruthTableOptions(exclude=exclude))
+        assert summary["excluded_studies"] == count
+    assert (tmp_path / "out" / "splits.csv").read_text() == "study_id,split\ns54276838,excluded\n"

@@ -1,6 +1,7 @@
 """A cohort that was labelled but not drawn: what ranks is measured, what looks at masks is not a number."""
 
 import dataclasses
+import json
 import shutil
 
 import numpy as np
@@ -15,6 +16,7 @@ from glint.evaluation.cohort import read_cohort
 from glint.evaluation.stage import evaluate_models, with_pictures, write_evaluation
 from glint.evaluation.truth import make_truth, read_truth
 from glint.evaluation.zero_shot import make_prompts
+from glint.formats.image import write_film
 from glint.formats.manifest import manifest_frame, write_manifest
 
 STUDIES = 44
@@ -148,3 +150,49 @@ def test_a_benchmark_sets_the_prompts_and_refuses_others_beside_it():
         EvaluateConfig(benchmark="chestxdet10", prompts=PromptConfig(positive=("I see {finding}.",)))
     with pytest.raises(ValueError, match="known are ct_rate_18"):
         EvaluateConfig(benchmark="imagenet")
+
+
+def test_published_boxes_of_films_land_on_the_films_that_the_model_sees(tmp_path):
+    """ChestXDet10's box, x 100 to 199 and y 300 to 349 of 1,024 pixels, on a grid of half the size; the other film shows nothing."""
+    source, index, truth = tmp_path / "published", tmp_path / "index", tmp_path / "truth"
+    for folder in (source, index):
+        folder.mkdir()
+    films = [{"file_name": "a.png", "syms": ["Mass"], "boxes": [[100, 300, 199, 349]]}]
+    films += [{"file_name": name, "syms": [], "boxes": []} for name in ("b.png", "elsewhere.png")]
+    (source / "test.json").write_text(json.dumps(films))
+    ids = [{"study_id": f"s{k}", "patient_id": f"p{k}", "status": "ok"} for k in "ab"]
+    tables = {
+        "index_studies": [{**one, "study_uid": f"1.{k}", "accession": f"acc{k}"} for k, one in enumerate(ids)],
+        "index_instances": [
+            {**one, "instance_id": f"i{k}", "sop_instance_uid": f"9.{k}", "file": f"wrapped/{k}.dcm"}
+            for k, one in zip("ab", ids, strict=True)
+        ],
+    }
+    for schema, rows in tables.items():
+        write_manifest(index / f"{schema.removeprefix('index_')}.parquet", manifest_frame(rows, schema), schema)
+    options = TruthTableOptions(benchmark="chestxdet10", index=(index,))
+    summary = make_truth_table("chestxdet10", source, truth, options)
+    assert (summary["published"]["images"], summary["images"], summary["masks"]) == (3, 2, 2)
+    images = []
+    for one, letter in zip(ids, "ab", strict=True):
+        write_film(tmp_path / "04" / f"{letter}.png", np.zeros((512, 512), np.uint16))
+        row = {"instance_id": f"i{letter}", "path": f"{letter}.png", "view": "PA", "valid_box": [0, 512, 0, 512]}
+        images.append({**one, **row, "to_original": [2.0, 0.0, 0.5, 0.0, 2.0, 0.5, 0.0, 0.0, 1.0]})
+    resampled, split = tmp_path / "04" / "manifest.parquet", tmp_path / "split.parquet"
+    write_manifest(resampled, manifest_frame(images, "resample_films"), "resample_films")
+    write_manifest(split, manifest_frame([{**one, "split": "test"} for one in ids], "split"), "split")
+    out = tmp_path / "made" / "manifest.parquet"
+    make_truth(truth_dir=truth, pseudonyms=None, resampled=[resampled], split=split, out_path=out)
+    studies = read_cohort(resampled=[resampled], split=split, truth=out, features=[]).studies["test"]
+    assert [sorted(study.findings) for study in studies] == [["Mass"], []]
+    expected = np.zeros((1, 512, 512), bool)
+    expected[0, 150:175, 50:100] = True
+    mass = json.loads((truth / "findings.json").read_text())
+    bit = next(int(bit) for bit, name in mass.items() if name == "Mass")
+    np.testing.assert_array_equal(studies[0].bits() >> bit & 1, expected)
+    assert not studies[1].bits().any()
+    for file in truth.glob("*.png"):
+        file.unlink()
+    make_truth(truth_dir=truth, pseudonyms=None, resampled=[resampled], split=split, out_path=out)
+    rows = read_truth(out)[0].sort("study_id")
+    assert rows["path"].to_list() == [None, None] and rows["findings"].to_list() == [["Mass"], []]

@@ -41,7 +41,7 @@ class TruthTableOptions:
     benchmark: name in `benchmarks.toml`; None takes every published finding. split: `published`, `mgca`, or a CSV with columns id and
     split. uncertain: what an uncertain label counts as; `drop` leaves the image's labels out. index: folders with stage 01's
     `studies.parquet` and `instances.parquet`. images: folder with the scans, whose affine masks without one of their own take.
-    exclude: splits whose images must not be trained on; they become `excluded` in `splits.csv`.
+    exclude: splits whose images must not be trained on, or `all`; they become `excluded` in `splits.csv`.
     """
 
     benchmark: str | None = None
@@ -285,7 +285,8 @@ def write_masks(
 def split_table(frame: pl.DataFrame, exclude: Sequence[str]) -> pl.DataFrame:
     """`study_id` and `split` of every study with one; of a study's several, the one held out furthest."""
     order = {"train": 0, "validation": 1, "test": 2, "excluded": 3}
-    where = pl.when(pl.col("split").is_in(list(exclude))).then(pl.lit("excluded")).otherwise("split")
+    everywhere = pl.lit("all" in exclude)  # a set without a published split has nothing else to go by
+    where = pl.when(everywhere | pl.col("split").is_in(list(exclude))).then(pl.lit("excluded")).otherwise("split")
     known = frame.with_columns(split=where).filter(pl.col("split").is_not_null())
     rank = pl.col("split").replace_strict(order, return_dtype=pl.Int8)
     return (
@@ -359,6 +360,7 @@ def make_truth_table(name: str, folder: Path, out: Path, options: TruthTableOpti
             "images_per_split": {str(split): count for split, count in per_split.iter_rows()},
             "studies": frame["study_id"].n_unique(),
             "images": frame["image"].n_unique(),
+            "excluded_studies": splits.filter(pl.col("split") == "excluded").height,
             "labelled": labelled,
             "left_out_uncertain": dropped,
             "masks": masks,

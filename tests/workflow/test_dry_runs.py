@@ -15,7 +15,7 @@ import pytest
 from glint.cli.__main__ import COMMANDS, main
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-TARGETS = [*(f"{command}_ct" for command in COMMANDS), "train_cxr", "evaluate_cxr"]
+TARGETS = [*(f"{command}_ct" for command in COMMANDS), "train_cxr", "evaluate_cxr", "downstream_ct"]
 
 
 def snakemake(

@@ -194,6 +194,35 @@ rule evaluate_segment:
         )
 
 
+rule evaluate_report:
+    """Gated evidence + reports of the training split -> a language model that writes reports, measured on the test split."""
+    input:
+        checkpoint="results/{modality}/09_train/glint/fingerprint.json",
+        split="results/{modality}/06_split/manifest.parquet",
+        resampled=per_shard("results/{modality}/04_resample/{shard}/manifest.parquet"),
+        sections=per_shard("results/{modality}/05_sections/{shard}/manifest.parquet"),
+    output:
+        "results/{modality}/10_evaluate/downstream/report/report.json",
+    log:
+        "logs/{modality}/10_evaluate/downstream-report.log",
+    benchmark:
+        "logs/{modality}/10_evaluate/downstream-report.benchmark.tsv"
+    wildcard_constraints:
+        modality=only("evaluate"),
+    resources:
+        **job("evaluate"),
+    params:
+        config=slice_json("evaluate"),
+        recipe=recipe("evaluate", "downstream-report"),
+        checkpoint=subpath(input.checkpoint, parent=True),
+        out=subpath(output[0], parent=True),
+    shell:
+        recorded(
+            "python -m glint downstream report --checkpoint {params.checkpoint} --resampled {input.resampled} "
+            "--sections {input.sections} --split {input.split} --out {params.out} --config {params.config:q}"
+        )
+
+
 for modality in modalities_of("evaluate"):
 
     rule:
@@ -216,4 +245,5 @@ for modality in modalities_of("evaluate"):
         input:
             f"results/{modality}/10_evaluate/downstream/probe/probe.json",
             f"results/{modality}/10_evaluate/downstream/segment/segment.json",
+            f"results/{modality}/10_evaluate/downstream/report/report.json",
         localrule: True

@@ -56,11 +56,11 @@ class SegmentTaskConfig(StageConfig):
     """A supervised decoder on patch tokens, first with the encoder at rest, then with it in training."""
 
     decoder_widths: tuple[int, ...] = Field(
-        default=(64, 32),
+        default=(32, 16),
         min_length=1,
         description="channels of the decoder's stages; each doubles the patch grid along every axis until it is the voxels'",
     )
-    frozen_steps: int = Field(default=250, ge=1, description="steps of the decoder alone, on frozen tokens")
+    frozen_steps: int = Field(default=200, ge=1, description="steps of the decoder alone, on frozen tokens")
     finetuned_steps: int = Field(
         default=40,
         ge=0,
@@ -73,6 +73,46 @@ class SegmentTaskConfig(StageConfig):
     save_every: int = Field(default=50, ge=1, description="steps between two states that a killed job resumes from")
 
 
+class ReportTaskConfig(StageConfig):
+    """Reports written by a causal language model that is shown the patches each prompt's gate is open at."""
+
+    language_model: str | None = Field(
+        default=None,
+        description="hub id or folder of a causal language model; none: a tiny one, made and trained here on training reports",
+    )
+    train: Literal["projector", "low_rank", "all"] = Field(
+        default="projector",
+        description="what learns beside the projector: nothing, low-rank updates of the language model, all of it; a tiny one is "
+        "always trained whole",
+    )
+    rank: int = Field(default=8, ge=1, description="rank of the low-rank updates")
+    sections: tuple[str, ...] = Field(
+        default=("findings", "findings_impression"),
+        min_length=1,
+        description="sections that are written, the first that a report has",
+    )
+    findings: tuple[str, ...] = Field(
+        default=(),
+        description="registry names whose prompts open the gate; none: all of the checkpoint's label prompts",
+    )
+    steps: int = Field(default=500, ge=1, description="training steps")
+    batch_size: int = Field(default=16, ge=1, description="reports per step")
+    learning_rate: float = Field(
+        default=0.002, gt=0, description="AdamW, projector and tiny language model, a cosine to 0"
+    )
+    language_learning_rate: float = Field(
+        default=0.0002, gt=0, description="AdamW, a given language model or its updates"
+    )
+    weight_decay: float = Field(default=0.05, ge=0, description="AdamW")
+    save_every: int = Field(default=100, ge=1, description="steps between two states that a killed job resumes from")
+    max_tokens: int = Field(default=200, ge=8, description="tokens of a report, read and written")
+    tiny_vocabulary: int = Field(default=700, ge=300, description="byte-pair tokens of the tiny language model")
+    tiny_width: int = Field(default=128, ge=16, description="hidden width of the tiny language model; two layers")
+    extra_metrics: tuple[Literal["radgraph", "green"], ...] = Field(
+        default=(), description="measures that need a package and a model of their own: docs/downstream.md"
+    )
+
+
 class DownstreamConfig(StageConfig):
     """Tasks that learn on top of a trained encoder."""
 
@@ -81,3 +121,4 @@ class DownstreamConfig(StageConfig):
     )
     probe: ProbeTaskConfig = Field(default=ProbeTaskConfig(), description="labels of studies")
     segment: SegmentTaskConfig = Field(default=SegmentTaskConfig(), description="supervised segmentation head")
+    report: ReportTaskConfig = Field(default=ReportTaskConfig(), description="report generation")

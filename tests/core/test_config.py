@@ -16,12 +16,12 @@ def test_the_reference_file_is_what_the_fields_say():
     assert (FOLDER / "config.yaml").read_text() == reference_yaml(), "run python -m glint.core.config.reference"
 
 
-@pytest.mark.parametrize("cohort", ["demo", "demo_full", "ct_rate", "none"])
+@pytest.mark.parametrize("cohort", ["demo", "demo_full", "ct_rate", "mimic_cxr", "none"])
 def test_every_shipped_cohort_is_valid(cohort):
     assert read_config(FOLDER, {"cohort": cohort}).cohort == cohort
 
 
-@pytest.mark.parametrize("cohort", ["demo", "demo_full", "ct_rate"])
+@pytest.mark.parametrize("cohort", ["demo", "demo_full", "ct_rate", "mimic_cxr"])
 def test_an_overlay_names_every_stage_so_that_dvc_can_follow_it(cohort):
     stages = [name for name in read_config(FOLDER).model_dump() if name not in ("cohort", "cluster")]
     named = yaml.safe_load((FOLDER / f"{cohort}.yaml").read_text())

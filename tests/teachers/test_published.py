@@ -92,7 +92,7 @@ def test_an_unknown_name_is_refused_and_a_gated_one_has_a_way_out():
 
 @pytest.mark.parametrize(
     ("cohort", "modality", "name", "tokens"),
-    [("ct_rate", "ct", "vjepa2_1_vitl", 8192)],
+    [("ct_rate", "ct", "vjepa2_1_vitl", 8192), ("mimic_cxr", "cxr", "dinov3_vitb16", 1024)],
 )
 def test_the_shipped_cohorts_fit_the_weights_that_they_name(cohort, modality, name, tokens):
     config = read_config(CONFIG, {"cohort": cohort})

@@ -150,7 +150,7 @@ def _write_tables(root: Path, config: DemoConfig, made: list[Made], kind: Kind) 
     _write_table(root / "reports.csv", REPORT_COLUMNS, [reports[int(i)] for i in order])
     _write_json(root / "identities.json", identities)
     labels = [{"study_uid": one.study_uid, "findings": " ".join(one.findings)} for one in made if one.has_truth]
-    _write_table(root / "truth" / "labels.csv", ("study_uid", "findings"), labels)
+    _write_table(root / "truth" / "study_findings.csv", ("study_uid", "findings"), labels)
     _write_json(root / "truth" / "findings.json", {str(bit): name for bit, name in enumerate(FINDINGS)})
     whole = [one for one in made if one.defect is None]
     summary = {

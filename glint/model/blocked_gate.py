@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from glint.model.alignment import Comparison
-from glint.model.gate import PatchTokens, TextQueries, unit
+from glint.model.gate import PatchTokens, TextQueries, unit, without_autocast
 from glint.model.gate_blocks import BlockSizes, block_sizes, cache_bytes
 from glint.model.gate_parts import Part, Settings, Walk
 
@@ -58,7 +58,7 @@ class _Recompute(torch.autograd.Function):
         """All parts; kept are the inputs and three numbers per pair."""
         ctx.settings = settings
         ctx.set_materialize_grads(False)
-        with torch.autocast(inputs[0].device.type, enabled=False):
+        with without_autocast(inputs[0].device):
             walk = Walk(inputs, settings)
             numbers = _Numbers(walk)
             for sentences, volumes in settings.blocks.parts(*numbers.score_TB.shape):
@@ -70,7 +70,7 @@ class _Recompute(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         """All parts again, each with its share of the incoming gradients."""
         settings = ctx.settings
-        with torch.autocast(ctx.saved_tensors[0].device.type, enabled=False):
+        with without_autocast(ctx.saved_tensors[0].device):
             *inputs, score_TB, length_TB, mass_TB = ctx.saved_tensors
             walk = Walk(inputs, settings)
             walk.start_gradients()
@@ -106,7 +106,7 @@ def walk_once(
     settings: Settings, loss: PairLoss, inputs: Sequence[Tensor], parameters: Sequence[Tensor]
 ) -> tuple[Tensor, _Numbers, list[Tensor | None]]:
     """The loss, the numbers behind it, and its gradients by inputs and parameters."""
-    with torch.no_grad(), torch.autocast(inputs[0].device.type, enabled=False):
+    with torch.no_grad(), without_autocast(inputs[0].device):
         walk = Walk(inputs, settings)
         walk.start_gradients()
         numbers = _Numbers(walk)

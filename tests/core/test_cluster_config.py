@@ -50,7 +50,7 @@ def test_a_stage_goes_to_its_own_partition_then_the_gpus_then_the_sites() -> Non
     cluster = ClusterConfig(
         partition="cpu",
         gpu_partition="gpu",
-        teacher=JobConfig(mem_mb=1, runtime_min=1, gpus=1),
+        teacher=TrainJobConfig(mem_mb=1, runtime_min=1, gpus=1),
         split=JobConfig(mem_mb=1, runtime_min=1, partition="short"),
     )
     assert [cluster.partition_of(stage) for stage in ("convert", "teacher", "split")] == ["cpu", "gpu", "short"]

@@ -51,9 +51,9 @@ def write_tokens(path: Path, studies: int) -> None:
 
 
 def batches(glint: Glint, cache: FeatureCache, studies: int) -> Iterator[Any]:
-    tokens = cache.tokens("final")
     for start in range(0, studies, BATCH):
-        yield glint.project(torch.from_numpy(np.asarray(tokens[start : start + BATCH], dtype=np.float32)))
+        rows = list(range(start, min(start + BATCH, studies)))
+        yield glint.project(torch.from_numpy(np.asarray(cache.read("final", rows), dtype=np.float32)))
 
 
 def peak_mb() -> float:

@@ -31,7 +31,7 @@ SITE: dict[str, Any] = {
     "index": {"ct": {"num_shards": 2}},
     "teacher": {"ct": {"pretrain": {"steps": 3, "warmup_steps": 1, "appearance_volumes": 4}}},
     "features": {"ct": {"precision": "float32"}},  # auto measures, and a busy machine may measure otherwise
-    "train": {"ct": {"head_steps": 240, "steps": 2, "batch_size": 4, "checkpoint_every": 40, "validate_every": 120}},
+    "train": {"ct": {"head_steps": 480, "steps": 2, "batch_size": 4, "checkpoint_every": 40, "validate_every": 120}},
     "cluster": {
         "partition": "batch",
         "growth": 3.0,

@@ -9,7 +9,7 @@ import yaml
 
 from glint.core.config.schema import read_config
 from glint.core.errors import InputError
-from glint.core.receipts import Verdict, judge
+from glint.core.reconcile import Verdict, judge
 
 HELP = "record what a direct snakemake run made as DVC's current version; refuses what is stale"
 

@@ -20,8 +20,8 @@ from glint.prepare.sections.sentence_classes import (
     SentenceQueries,
     StudyStatements,
     pair_relations,
-    sentence_class,
 )
+from glint.prepare.sections.sentence_identity import sentence_class
 from glint.teachers.crops import moved_tokens
 from glint.training.distributed import ALONE, Ranks
 from glint.training.mirror import mirrored_text

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from glint.core.prompts import finding_prompt
 from glint.core.relations import HARD_NEGATIVE, IGNORE, NEGATIVE, POSITIVE
 from glint.model.glint import Glint
-from glint.prepare.sections.sentence_classes import SentenceQueries, pair_relations, sentence_class
+from glint.prepare.sections.sentence_classes import SentenceQueries, pair_relations
+from glint.prepare.sections.sentence_identity import sentence_class
 from glint.training.dataset import StudySet, volume_tensor
 
 STUDIES_PER_PASS = 16

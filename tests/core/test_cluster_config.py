@@ -6,7 +6,7 @@ import pytest
 
 from glint.core.config.cluster import ClusterConfig, JobConfig, TrainJobConfig
 from glint.core.config.schema import Config, read_config
-from glint.core.receipts import recipe_of
+from glint.core.reconcile import recipe_of
 
 FOLDER = Path(__file__).resolve().parents[2] / "config"
 STAGES = [name for name in Config.model_fields if name not in ("cohort", "cluster", "experiments")]

@@ -8,7 +8,7 @@ import pytest
 from glint.core.config.experiments import run_of
 from glint.core.config.schema import ablation_runs, read_config, stage_slice, train_slice
 from glint.core.errors import ConfigError
-from glint.core.receipts import recipe_of
+from glint.core.reconcile import recipe_of
 
 FOLDER = Path(__file__).resolve().parents[2] / "config"
 

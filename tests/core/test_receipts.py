@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from glint.core import receipts
+from glint.core import reconcile as reconciling
 from glint.core.config.schema import read_config
 from glint.core.errors import InputError
-from glint.core.receipts import STALE_S, identity_of_output, judge, receipt_path, recipe_of, reconcile, write_receipt
+from glint.core.receipts import identity_of_output, receipt_path, write_receipt
+from glint.core.reconcile import STALE_S, judge, recipe_of, reconcile
 
 CONFIG = read_config(Path(__file__).resolve().parents[2] / "config")
 CHANGED = read_config(Path(__file__).resolve().parents[2] / "config", {"convert": {"ct": {"min_slices": 17}}})
@@ -108,8 +109,8 @@ def test_another_number_of_shards_makes_every_stage_stale(chain):
 
 def test_changed_code_makes_its_stage_stale_and_a_remade_equal_result_stops_there(chain, monkeypatch):
     raw, _, _ = chain
-    known = receipts.code_digest
-    monkeypatch.setattr(receipts, "code_digest", lambda module: "edited" if "convert" in module else known(module))
+    known = reconciling.code_digest
+    monkeypatch.setattr(reconciling, "code_digest", lambda module: "edited" if "convert" in module else known(module))
     assert stale() == {"03_convert": "code changed"}
     job("03_convert", [raw], {"manifest.parquet": "rows", "volume.nii.gz": "voxels"})
     assert stale() == {}
@@ -150,7 +151,7 @@ def test_outputs_that_refuse_a_new_time_are_named_and_nothing_fails(chain, monke
     def refuse(*_arguments, **_options):
         raise PermissionError(30, "Read-only file system")
 
-    monkeypatch.setattr(receipts.os, "utime", refuse)
+    monkeypatch.setattr(reconciling.os, "utime", refuse)
     assert [str(path) for path in reconcile(Path(), CHANGED).unstamped] == [chain[1]]
     assert reconcile(Path(), CONFIG).unstamped == []
 

@@ -8,7 +8,7 @@ from sentence_stub import BagOfWords
 from glint.core.config.train import SentenceConfig, TrainConfig
 from glint.model.glint import Glint
 from glint.prepare.resample import window_channels
-from glint.prepare.sections.sentence_classes import sentence_class
+from glint.prepare.sections.sentence_identity import sentence_class
 from glint.teachers.registry import FrozenTeacher
 from glint.teachers.vjepa import EncoderConfig, VisionTransformer3D
 from glint.training.dataset import StudySet, study_texts

@@ -1,4 +1,4 @@
-"""Which sentences say the same: sentence identities and the pair relation that training learns from.
+"""Which sentences say the same: the pair relation that training learns from, over the identities of `sentence_identity`.
 
 A *query* is one report sentence with its findings; a *study* is everything its report states. `pair_relations` puts
 each (query, study) pair into one of four relations. A study that uses other words, or says more, is never a negative.
@@ -40,11 +40,9 @@ Use::
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -61,36 +59,6 @@ _SLOTS = 16  # regions per laterality: 4 * 16 places fit one uint64
 IntArray = npt.NDArray[np.int64]
 BitArray = npt.NDArray[np.uint64]
 BoolArray = npt.NDArray[np.bool_]
-
-_SIZE = re.compile(
-    r"\b\d+(?:[.,]\d+)?(?:\s*(?:mm|cm)?\s*[x×*-]\s*\d+(?:[.,]\d+)?)*\s*(?:mm|cm|millimet(?:er|re)s?|centimet(?:er|re)s?)\b"
-)
-
-
-def normalise_sentence(text: str) -> str:
-    """Text that decides a sentence's identity: lower case, without sizes, comparison words, enumerator, punctuation."""
-    lexicon = load_lexicon()
-    normal = _SIZE.sub(" ", text.lower())
-    normal = lexicon.comparison.sub(" ", normal)
-    normal = re.sub(r"^\s*(?:\(?\d{1,2}[.)]|[-*•])\s+", " ", normal)
-    normal = re.sub(r"[^\w\s/%?-]", " ", normal)
-    return " ".join(normal.split())
-
-
-@lru_cache(maxsize=50_000)
-def sentence_class(text: str) -> str:
-    """16 hex digits of the SHA-256 of the normalised sentence."""
-    return _digest16(normalise_sentence(text))
-
-
-@lru_cache(maxsize=50_000)
-def finding_class(finding: str, polarity: str, laterality: str | None, region: str | None) -> str:
-    """16 hex digits that name the statement (finding, polarity, laterality, region)."""
-    return _digest16("|".join((finding, polarity, laterality or "", region or "")))
-
-
-def _digest16(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, kw_only=True)

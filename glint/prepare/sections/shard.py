@@ -19,7 +19,7 @@ from glint.prepare.sections.findings import read_findings
 from glint.prepare.sections.headers import FINDING_SECTIONS, UNSECTIONED, find_sections
 from glint.prepare.sections.language_model import Reader
 from glint.prepare.sections.lexicon import lexicon_version, load_lexicon, load_words
-from glint.prepare.sections.sentence_classes import finding_class, sentence_class
+from glint.prepare.sections.sentence_identity import finding_class, sentence_class
 from glint.prepare.sections.sentences import sentence_spans
 
 Row = dict[str, Any]

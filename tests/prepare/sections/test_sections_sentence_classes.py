@@ -17,10 +17,9 @@ from glint.prepare.sections.sentence_classes import (
     POSITIVE,
     SentenceQueries,
     StudyStatements,
-    finding_class,
     pair_relations,
-    sentence_class,
 )
+from glint.prepare.sections.sentence_identity import finding_class, sentence_class
 
 Statement = tuple[str, str, str | None, str | None]
 

@@ -2,6 +2,7 @@
 
 import argparse
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,6 @@ def run(args: argparse.Namespace) -> None:
     print(f"{verdict.num_fresh} jobs stand; recording {', '.join(stages)}")
     if args.dry_run:
         return
-    if subprocess.run(["dvc", "commit", "--force", "--quiet", *stages], check=False).returncode:
+    if subprocess.run([sys.executable, "-m", "dvc", "commit", "--force", "--quiet", *stages], check=False).returncode:
         raise InputError("dvc.lock: DVC could not record the outputs; its words are above")
     print("recorded: git add dvc.lock, git commit, dvc push")

@@ -15,6 +15,7 @@ from pathlib import Path
 from glint.core.atomic import write_json
 from glint.core.errors import InputError
 from glint.core.provenance import digest, sha256_file
+from glint.core.sums import read_sums
 
 COVERED = "covered by the recipe"
 """Identity of an input whose content the recipe already speaks for, such as the configuration file."""
@@ -66,15 +67,19 @@ def _visible(folder: Path) -> Iterable[Path]:
 
 
 def identity_of_output(output: Path, *, alone: bool) -> str:
-    """SHA-256 of `output`; of every file of its folder where it is the folder's only declared output."""
+    """SHA-256 of `output`; of every file of its folder where it is the folder's only declared output.
+
+    What the job noted of its own files (`glint.core.sums`) is believed: it wrote them a moment ago.
+    """
     if not alone:
         return sha256_file(output)
     folder = output.parent
-    files = list(_visible(folder))
-    # Threads: hashing and reading release the interpreter's lock, and a shard's folder may hold tens of gigabytes.
+    files = [path.relative_to(folder).as_posix() for path in _visible(folder)]
+    noted = read_sums(folder)
+    # Threads: hashing and reading release the interpreter's lock.
     with ThreadPoolExecutor(_HASHING_THREADS) as pool:
-        digests = pool.map(sha256_file, files)
-        return digest([[path.relative_to(folder).as_posix(), of] for path, of in zip(files, digests, strict=True)])
+        digests = pool.map(lambda name: noted.get(name) or sha256_file(folder / name), files)
+        return digest([[name, of] for name, of in zip(files, digests, strict=True)])
 
 
 def identity_of_input(path: Path, made: Mapping[str, str]) -> str | None:

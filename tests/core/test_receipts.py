@@ -1,16 +1,19 @@
 """Receipts decide what is stale: content, configuration and code, never time."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
 
 import pytest
 
+from glint.core import receipts
 from glint.core import reconcile as reconciling
 from glint.core.config.schema import read_config
 from glint.core.errors import InputError
 from glint.core.receipts import identity_of_output, receipt_path, write_receipt
 from glint.core.reconcile import STALE_S, judge, recipe_of, reconcile
+from glint.core.sums import write_sums
 
 CONFIG = read_config(Path(__file__).resolve().parents[2] / "config")
 CHANGED = read_config(Path(__file__).resolve().parents[2] / "config", {"convert": {"ct": {"min_slices": 17}}})
@@ -176,6 +179,28 @@ def test_files_in_the_making_are_not_part_of_what_a_job_made(tmp_path):
     before = identity_of_output(tmp_path / "manifest.parquet", alone=True)
     (tmp_path / ".volume.nii.gz.tmp.7").write_text("half")
     assert identity_of_output(tmp_path / "manifest.parquet", alone=True) == before
+
+
+def test_what_a_job_noted_of_its_files_is_not_hashed_again_and_says_the_same(tmp_path, monkeypatch):
+    (tmp_path / "manifest.parquet").write_text("rows")
+    volumes = [tmp_path / "volumes" / f"{name}.nii" for name in ("a", "b")]
+    volumes[0].parent.mkdir()
+    for volume in volumes:
+        volume.write_text(f"voxels of {volume.name}")
+
+    def identity(sums: dict[str, str]) -> str:
+        write_sums(tmp_path, sums)
+        return identity_of_output(tmp_path / "manifest.parquet", alone=True)
+
+    of = {f"volumes/{volume.name}": hashlib.sha256(volume.read_bytes()).hexdigest() for volume in volumes}
+    read: list[str] = []
+    known = receipts.sha256_file
+    monkeypatch.setattr(receipts, "sha256_file", lambda path: read.append(path.name) or known(path))
+    noted = identity(of)
+    assert sorted(read) == ["manifest.parquet", "sha256.txt"]
+    assert identity({**of, "volumes/a.nii": "0" * 64}) != noted
+    assert identity({"volumes/a.nii": of["volumes/a.nii"]}) != noted, "what was noted is part of what was made"
+    assert read.count("b.nii") == 1
 
 
 def test_a_torn_receipt_counts_as_none(chain):

@@ -1,6 +1,7 @@
 """The geometry gate, the second reader and the shard, on built series and on real ones."""
 
 import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,8 @@ from pydicom.uid import (
 from glint.cli.__main__ import main
 from glint.core.config.convert import ConvertConfig
 from glint.core.errors import Quarantine
+from glint.core.provenance import sha256_file
+from glint.core.sums import write_sums
 from glint.formats.dicom_series import read_series_headers, read_volume_hu
 from glint.formats.manifest import manifest_frame, read_manifest, write_manifest
 from glint.formats.nifti import StoredVolume, read_nifti
@@ -339,7 +342,7 @@ def test_two_runs_and_two_workers_give_equal_bytes(tmp_path):
     convert(manifest, tmp_path / "a" / "manifest.parquet")
     convert(manifest, tmp_path / "b" / "manifest.parquet", "--workers", "2")
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file())
-    assert len(files) == 3
+    assert len(files) == 4
     assert all((tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes() for file in files)
 
 
@@ -349,6 +352,36 @@ def test_the_input_digest_follows_the_pixels(tmp_path):
         write_shard(tmp_path / "02b", {"r1": {"hu_ZYX": chest_hu() + 1}}), tmp_path / "b" / "manifest.parquet"
     )
     assert first["input_digest"][0] != second["input_digest"][0]
+
+
+@pytest.mark.parametrize(("harm", "told"), [("changed", "is another file"), ("absent", "is no longer there")])
+def test_a_slice_that_is_not_the_one_that_was_noted_stops_the_shard(tmp_path, capsys, harm, told):
+    """A checkout that left other slices than its manifest speaks of must not be converted under its name."""
+    manifest = write_shard(tmp_path / "02", {"r1": {}, "r2": {}})
+    slices = sorted((tmp_path / "02").rglob("*.dcm"))
+    noted = {path.relative_to(tmp_path / "02").as_posix(): sha256_file(path) for path in slices}
+    write_sums(tmp_path / "02", noted)
+    convert(manifest, tmp_path / "a" / "manifest.parquet")
+    slices[7].write_bytes(slices[8].read_bytes()) if harm == "changed" else slices[7].unlink()
+    capsys.readouterr()
+    assert main(["convert", "--manifest", str(manifest), "--out", str(tmp_path / "b" / "manifest.parquet")]) == 1
+    said = capsys.readouterr().err
+    assert f"{slices[7]} {told}" in said and "Traceback" not in said
+    assert not (tmp_path / "b" / "manifest.parquet").exists()
+
+
+def test_the_volumes_sums_are_what_sha256sum_finds(tmp_path):
+    convert(
+        write_shard(tmp_path / "02", {"r1": {}, "r2": REFUSED["gantry_tilt"]}), tmp_path / "03" / "manifest.parquet"
+    )
+    checked = subprocess.run(
+        ["sha256sum", "--check", "--strict", "sha256.txt"],
+        cwd=tmp_path / "03",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert checked.stdout == "volumes/s1/r1.nii: OK\n"
 
 
 def test_an_absent_manifest_is_one_line_and_exit_code_1(tmp_path, capsys):

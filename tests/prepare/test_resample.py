@@ -17,6 +17,8 @@ from glint.cli.__main__ import main
 from glint.core.config.resample import ResampleConfig
 from glint.core.errors import GeometryError
 from glint.core.geometry import spacing_mm_zyx, voxel_to_world, world_to_voxel
+from glint.core.provenance import sha256_file
+from glint.core.sums import write_sums
 from glint.formats.manifest import manifest_frame, read_manifest, write_manifest
 from glint.formats.nifti import load_model_volume, write_nifti
 from glint.prepare.resample import resample_mask, resample_volume, select_series, window_channels
@@ -287,13 +289,27 @@ def test_two_runs_give_equal_bytes_and_an_absent_volume_is_one_line(tmp_path, ca
     resample(manifest, tmp_path / "a" / "manifest.parquet")
     resample(manifest, tmp_path / "b" / "manifest.parquet")
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file())
-    assert len(files) == 3
+    assert len(files) == 4
     assert all((tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes() for file in files)
     (tmp_path / "03" / "volumes/s1/r1.nii").unlink()
     capsys.readouterr()
     assert main(["resample", "--manifest", str(manifest), "--out", str(tmp_path / "c" / "manifest.parquet")]) == 1
     assert "volumes/s1/r1.nii" in capsys.readouterr().err
     assert not (tmp_path / "c" / "manifest.parquet").exists()
+
+
+def test_a_volume_that_is_not_the_one_that_was_noted_stops_the_shard(tmp_path, capsys):
+    manifest = write_shard(tmp_path / "03", [row("r1", 12, 5.0), row("r2", 30, 2.0, study_id="s2")])
+    volumes = sorted((tmp_path / "03").rglob("*.nii"))
+    write_sums(tmp_path / "03", {path.relative_to(tmp_path / "03").as_posix(): sha256_file(path) for path in volumes})
+    resample(manifest, tmp_path / "a" / "manifest.parquet")
+    content = bytearray(volumes[1].read_bytes())
+    content[-1] ^= 1
+    volumes[1].write_bytes(content)
+    capsys.readouterr()
+    assert main(["resample", "--manifest", str(manifest), "--out", str(tmp_path / "b" / "manifest.parquet")]) == 1
+    assert f"{volumes[1]} is another file" in capsys.readouterr().err
+    assert not (tmp_path / "b" / "manifest.parquet").exists()
 
 
 def test_the_real_lung_mask_lands_on_the_lungs(real_data):

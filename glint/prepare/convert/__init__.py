@@ -20,6 +20,7 @@ from glint.core.geometry import nearest_world_axes, reorient, spacing_mm_zyx
 from glint.core.parallel import parallel_map
 from glint.core.progress import log
 from glint.core.provenance import digest, sha256_file
+from glint.core.sums import check_sums, sums_by_folder, write_sums
 from glint.formats.dicom_series import read_series_headers, read_volume_hu
 from glint.formats.manifest import manifest_frame, read_manifest, write_manifest
 from glint.formats.nifti import stored_affine, write_nifti
@@ -90,15 +91,22 @@ def _finished(
     return Volume(hu_ZYX=hu, affine=stored_affine(affine), repairs=tuple(repairs))
 
 
-def _convert_row(row: dict[str, Any], *, source: Path, target: Path, config: ConvertConfig) -> dict[str, Any]:
-    """Manifest row of one series; its volume is written below `target`. A series refused before keeps its reason."""
+def _convert_row(
+    item: tuple[dict[str, Any], dict[str, str]], *, source: Path, target: Path, config: ConvertConfig
+) -> dict[str, Any]:
+    """Manifest row of one series, with the SHA-256 of its volume, which is written below `target`.
+
+    `item` is its row of stage 02 and what was noted of its slices. A series refused before keeps its reason.
+    """
+    row, noted = item
     made = {key: row[key] for key in ("study_id", "patient_id", "series_id", "status", "reason")}
     made["params_digest"] = digest(config.model_dump(mode="json"))
     if row["status"] != "ok":
         return {**made, "detail": "refused by an earlier stage", "input_digest": row["input_digest"]}
     folder = source / row["path"]
-    files = sorted(folder.glob("*.dcm"))
-    made["input_digest"] = digest([[file.name, sha256_file(file)] for file in files])
+    found = {file.name: sha256_file(file) for file in sorted(folder.glob("*.dcm"))}
+    check_sums(folder, noted, found)
+    made["input_digest"] = digest([[name, of] for name, of in found.items()])
     try:
         volume = read_series(folder, config)
     except Quarantine as refusal:
@@ -107,19 +115,24 @@ def _convert_row(row: dict[str, Any], *, source: Path, target: Path, config: Con
     write_nifti(target / path, volume.hu_ZYX, volume.affine)
     shape, spacing = list(volume.hu_ZYX.shape), list(spacing_mm_zyx(volume.affine))
     repairs = list(volume.repairs)
-    return {**made, "path": str(path), "shape_zyx": shape, "spacing_mm": spacing, "repairs": repairs}
+    made |= {"path": str(path), "shape_zyx": shape, "spacing_mm": spacing, "repairs": repairs}
+    return made | {"sha256": sha256_file(target / path)}
 
 
 def convert_shard(manifest_path: Path, out_path: Path, config: ConvertConfig, *, workers: int = 1) -> None:
     """Convert every series of a stage-02 image manifest; `out_path` is the manifest of a folder made whole.
 
     Raises:
-        InputError: the manifest is absent or of another schema, or a series it calls ok has no files.
+        InputError: the manifest is absent or of another schema, or a series it calls ok has no files or other files than
+            stage 02 wrote.
     """
     rows = read_manifest(manifest_path, "deidentify_images").sort("study_id", "series_id").to_dicts()
+    noted = sums_by_folder(manifest_path.parent)
+    items = [(row, noted.get(row["path"], {})) for row in rows]
     with atomic_directory(out_path.parent) as target:
         convert = partial(_convert_row, source=manifest_path.parent, target=target, config=config)
-        made = parallel_map(convert, rows, workers=workers, description="convert")
+        made = parallel_map(convert, items, workers=workers, description="convert")
+        write_sums(target, {row["path"]: row.pop("sha256") for row in made if "sha256" in row})
         write_manifest(target / out_path.name, manifest_frame(made, "convert"), "convert")
     accepted = sum(row["status"] == "ok" for row in made)
     log(f"convert: {accepted} of {len(made)} series accepted, {len(made) - accepted} quarantined")

@@ -18,6 +18,7 @@ from glint.core.errors import InputError, Quarantine
 from glint.core.parallel import parallel_map
 from glint.core.progress import log
 from glint.core.provenance import digest, sha256_file
+from glint.core.sums import check_sums, sums_by_folder
 from glint.formats.dicom_film import FilmHeader, film_header, film_pixels, open_film
 from glint.formats.image import read_picture, write_film
 from glint.formats.manifest import manifest_frame, read_manifest, write_manifest
@@ -123,8 +124,14 @@ def read_picture_film(path: Path, config: FilmConvertConfig) -> Film:
 READERS = {".dcm": read_dicom_film, ".png": read_picture_film}
 
 
-def _convert_series(row: dict[str, Any], *, source: Path, target: Path, config: FilmConvertConfig) -> list[Any]:
-    """Manifest rows of one series, a row per film; a series refused before keeps its reason."""
+def _convert_series(
+    item: tuple[dict[str, Any], dict[str, str]], *, source: Path, target: Path, config: FilmConvertConfig
+) -> list[Any]:
+    """Manifest rows of one series, a row per film; a series refused before keeps its reason.
+
+    `item` is its row of stage 02 and what was noted of its files.
+    """
+    row, noted = item
     made = {key: row[key] for key in ("study_id", "patient_id", "series_id", "status", "reason")}
     made["params_digest"] = digest(config.model_dump(mode="json"))
     if row["status"] != "ok":
@@ -132,9 +139,11 @@ def _convert_series(row: dict[str, Any], *, source: Path, target: Path, config: 
     files = sorted(file for file in (source / row["path"]).glob("*") if file.suffix in READERS)
     if not files:
         raise InputError(f"{source / row['path']}: no film in it; run the de-identification stage again")
+    found = {file.name: sha256_file(file) for file in files}
+    check_sums(source / row["path"], noted, found)
     rows = []
     for file in files:
-        about = {**made, "instance_id": file.stem, "input_digest": sha256_file(file)}
+        about = {**made, "instance_id": file.stem, "input_digest": found[file.name]}
         try:
             film = READERS[file.suffix](file, config)
         except Quarantine as refusal:
@@ -150,12 +159,15 @@ def convert_films(manifest_path: Path, out_path: Path, config: FilmConvertConfig
     """Convert every film of a stage-02 image manifest; `out_path` is the manifest of a folder made whole.
 
     Raises:
-        InputError: the manifest is absent or of another schema, or a series it calls ok has no files.
+        InputError: the manifest is absent or of another schema, or a series it calls ok has no files or other files than
+            stage 02 wrote.
     """
     rows = read_manifest(manifest_path, "deidentify_images").sort("study_id", "series_id").to_dicts()
+    noted = sums_by_folder(manifest_path.parent)
+    items = [(row, noted.get(row["path"], {})) for row in rows]
     with atomic_directory(out_path.parent) as target:
         convert = partial(_convert_series, source=manifest_path.parent, target=target, config=config)
-        films = parallel_map(convert, rows, workers=workers, description="convert films")
+        films = parallel_map(convert, items, workers=workers, description="convert films")
         made = [film for series in films for film in series]
         write_manifest(target / out_path.name, manifest_frame(made, "convert_films"), "convert_films")
     accepted = sum(row["status"] == "ok" for row in made)

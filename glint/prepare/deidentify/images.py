@@ -3,7 +3,7 @@
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from glint.core.errors import Quarantine
 from glint.core.ids import Pseudonyms, part_uid
 from glint.core.parallel import parallel_map
 from glint.core.provenance import digest, sha256_bytes
+from glint.core.sums import write_sums
 from glint.formats.archives import raw_bytes
 from glint.formats.dicom import dataset_bytes, read_dataset, stored_transfer_syntax
 from glint.formats.manifest import manifest_frame
@@ -82,13 +83,17 @@ class SeriesJob:
 
 @dataclass(frozen=True, kw_only=True)
 class SeriesResult:
-    """Outcome of one series; `actions` counts (action, attribute keyword), `blanked` says where text was in pixels."""
+    """Outcome of one series; `actions` counts (action, attribute keyword), `blanked` says where text was in pixels.
+
+    `sums`: file name → SHA-256 of what was written.
+    """
 
     reason: str | None
     num_instances: int
     input_digest: str
     actions: Counter[tuple[str, str]]
     blanked: Sequence[Mapping[str, Any]] = ()
+    sums: Mapping[str, str] = field(default_factory=dict)
 
 
 def make_engine(
@@ -189,6 +194,7 @@ def clean_series(job: SeriesJob) -> SeriesResult:
     """Clean every file of a series into `job.folder`; one refused file refuses the series and leaves no file."""
     actions: Counter[tuple[str, str]] = Counter()
     digests: list[list[str]] = []
+    sums: dict[str, str] = {}
     reason = None
     review = SeriesReview()
     job.folder.mkdir(parents=True)
@@ -204,7 +210,9 @@ def clean_series(job: SeriesJob) -> SeriesResult:
         if reason is not None:
             shutil.rmtree(job.folder)
             break
-        (job.folder / f"{instance['instance_id']}.dcm").write_bytes(written)
+        name = f"{instance['instance_id']}.dcm"
+        (job.folder / name).write_bytes(written)
+        sums[name] = sha256_bytes(written)
         actions.update(trace.actions)
     if reason is None:
         try:
@@ -218,6 +226,7 @@ def clean_series(job: SeriesJob) -> SeriesResult:
         input_digest=digest(sorted(digests)),
         actions=actions if reason is None else Counter(),
         blanked=review.blanked if reason is None else (),
+        sums=sums if reason is None else {},
     )
 
 
@@ -236,7 +245,7 @@ def clean_shard(
     params_digest: str,
     workers: int,
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
-    """Clean the usable series of a shard into `folder/dicom/<study_id>/<series_id>/<instance_id>.dcm`.
+    """Clean the usable series of a shard into `folder/dicom/<study_id>/<series_id>/<instance_id>.dcm`, noted in sha256.txt.
 
     Returns the manifest (every series of the shard, quarantined ones with their reason) and the audit, which counts
     actions and attribute keywords and holds no value.
@@ -281,6 +290,12 @@ def clean_shard(
                 "params_digest": params_digest,
             }
         )
+    written = {
+        f"dicom/{study_id}/{series_id}/{name}": of
+        for (study_id, series_id), result in done.items()
+        for name, of in result.sums.items()
+    }
+    write_sums(folder, written)
     audit = _audit(manifest, results)
     audit["blanked"] = [
         {"study_id": study_id, "series_id": series_id, **place}

@@ -14,6 +14,7 @@ from glint.core.errors import GeometryError, InputError, Quarantine
 from glint.core.parallel import parallel_map
 from glint.core.progress import log
 from glint.core.provenance import digest, sha256_file
+from glint.core.sums import check_sums, read_sums, write_sums
 from glint.formats.manifest import manifest_frame, read_manifest, write_manifest
 from glint.formats.nifti import read_nifti, write_nifti
 from glint.prepare.resample.overlays import resample_box, resample_labels, resample_mask, to_original
@@ -49,8 +50,10 @@ def select_series(rows: Sequence[dict[str, Any]], coverage_tolerance: float) -> 
     return best
 
 
-def _study_row(study: list[dict[str, Any]], *, source: Path, target: Path, config: ResampleConfig) -> dict[str, Any]:
-    """Manifest row of one study out of its stage-03 rows; its volume is written below `target`."""
+def _study_row(
+    study: list[dict[str, Any]], *, source: Path, noted: dict[str, str], target: Path, config: ResampleConfig
+) -> dict[str, Any]:
+    """Manifest row of one study out of its stage-03 rows, with the SHA-256 of its volume, which is written below `target`."""
     made = {key: study[0][key] for key in ("study_id", "patient_id")}
     made["params_digest"] = digest(config.model_dump(mode="json"))
     usable = [row for row in study if row["status"] == "ok"]
@@ -62,6 +65,8 @@ def _study_row(study: list[dict[str, Any]], *, source: Path, target: Path, confi
     chosen = select_series(usable, config.coverage_tolerance)
     path = source / chosen["path"]
     made |= {"series_id": chosen["series_id"], "input_digest": sha256_file(path)}
+    if chosen["path"] in noted:
+        check_sums(source, {chosen["path"]: noted[chosen["path"]]}, {chosen["path"]: made["input_digest"]})
     made["not_selected"] = [row["series_id"] for row in usable if row is not chosen]
     try:
         resampled = resample_volume(
@@ -78,14 +83,16 @@ def _study_row(study: list[dict[str, Any]], *, source: Path, target: Path, confi
     relative = Path("volumes", f"{chosen['study_id']}.nii")
     write_nifti(target / relative, resampled.volume_ZYX, resampled.affine)
     affine, box = resampled.affine.ravel().tolist(), list(resampled.valid_box)
-    return {**made, "status": "ok", "path": str(relative), "affine": affine, "valid_box": box}
+    made |= {"status": "ok", "path": str(relative), "affine": affine, "valid_box": box}
+    return made | {"sha256": sha256_file(target / relative)}
 
 
 def resample_shard(manifest_path: Path, out_path: Path, config: ResampleConfig, *, workers: int = 1) -> None:
     """Resample one series of every study of a stage-03 manifest; `out_path` is the manifest of a folder made whole.
 
     Raises:
-        InputError: the manifest is absent or of another schema, or a volume it calls ok is absent or unreadable.
+        InputError: the manifest is absent or of another schema, or a volume it calls ok is absent, unreadable or not the
+            one that stage 03 wrote.
     """
     rows = read_manifest(manifest_path, "convert").sort("study_id", "series_id").to_dicts()
     studies: dict[str, list[dict[str, Any]]] = {}
@@ -96,8 +103,10 @@ def resample_shard(manifest_path: Path, out_path: Path, config: ResampleConfig, 
     if absent:
         raise InputError(f"{manifest_path}: lists {absent[0]}, which is not there; run the convert stage again")
     with atomic_directory(out_path.parent) as target:
-        resample = partial(_study_row, source=manifest_path.parent, target=target, config=config)
+        noted = read_sums(manifest_path.parent)
+        resample = partial(_study_row, source=manifest_path.parent, noted=noted, target=target, config=config)
         made = parallel_map(resample, list(studies.values()), workers=workers, description="resample")
+        write_sums(target, {row["path"]: row.pop("sha256") for row in made if "sha256" in row})
         write_manifest(target / out_path.name, manifest_frame(made, "resample"), "resample")
     accepted = sum(row["status"] == "ok" for row in made)
     log(f"resample: {accepted} of {len(made)} studies on the model's grid, {len(made) - accepted} quarantined")

@@ -138,7 +138,7 @@ def polarity_lines(folder: Path) -> list[str]:
         "## Polarity of real sentences",
         "",
         "Sentences with a word of denial or doubt, drawn at random from IU and CT-CLIP reports, and one finding of each, judged by one",
-        "non-radiologist reader before the reading was seen. `read`: its mistakes were looked at and seven wordings added to the grammar;",
+        "non-radiologist reader before the reading was seen. `read`: their mistakes were looked at and wordings added to the grammar for them;",
         "`fresh`: drawn afterwards, no rule was taken from it. The written suite beside it is in the tests.",
         "",
         "| sample | absent | present | uncertain | silent | right |",

@@ -64,6 +64,7 @@ def read_findings(sentence: str) -> tuple[Finding, ...]:
     Text beyond 4,000 characters of one "sentence" is not read: no report has such a one, a broken export may.
     """
     text, origin = corrected(sentence[:_MAX_SENTENCE])
+    text = load_lexicon().earlier.sub(lambda match: " " * len(match.group()), text)
     clauses = _clauses(text)
     mentions = _mentions(text, clauses)
     if not mentions:

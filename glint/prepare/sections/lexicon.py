@@ -45,6 +45,7 @@ class Lexicon:
     before: Pattern
     after: Pattern
     not_negation: Pattern
+    earlier: Pattern
     not_denying: Pattern
     hypothetical: Pattern
     boundary: Pattern
@@ -196,6 +197,7 @@ def load_lexicon() -> Lexicon:
         before=_named({key: data[section]["before"] for key, section in _EVENTS.items()}),
         after=_named({key: data[section]["after"] for key, section in _EVENTS.items()}),
         not_negation=_words(data["comparison"]["not_negation"]),
+        earlier=re.compile(data["comparison"]["earlier"]),
         not_denying=re.compile(data["comparison"]["not_denying"]),
         hypothetical=_words([data["comparison"]["hypothetical"]]),
         boundary=_boundaries(data["boundary"]["patterns"]),

@@ -30,7 +30,7 @@ from glint.teachers.kernels import Kernel, TeacherPass
 from glint.teachers.registry import FrozenTeacher
 from glint.teachers.vjepa import EncoderConfig, VisionTransformer3D
 from glint.training.dataset import StudySet, study_texts, volume_tensor
-from glint.training.loop import Run, optimise
+from glint.training.loop import Run, batch_of, optimise
 from glint.training.optimizer import make_optimizer
 from glint.training.start import new_model
 from glint.training.teacher_tokens import CachedTokens, OnlineTokens
@@ -111,7 +111,9 @@ def main() -> None:
         for number in range(args.rounds + 1):
             for name, (training, run) in runs.items():
                 started_s = time.process_time()
-                losses[name].append(optimise(run, training, config).numbers["loss"])
+                losses[name].append(
+                    optimise(run, batch_of(run.step, training, config, depth=shape.depth), config).numbers["loss"]
+                )
                 if number:
                     taken[name].append(time.process_time() - started_s)
     base = np.array(taken["cached"])

@@ -1,9 +1,8 @@
-"""What training holds in memory: volumes, valid patches, teacher tokens, sentences and what studies state."""
+"""What training reads: volumes, valid patches, teacher tokens, sentences and what studies state."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -28,6 +27,7 @@ from glint.training.mirror import mirrored_text
 from glint.training.sampler import batch_rows, repeats_of, sentence_draw
 from glint.training.step import Batch
 from glint.training.teacher_tokens import PLAIN, TeacherTokens, View, seen_volume
+from glint.training.volumes import Volumes
 
 FIRST_PROMPT_INDEX = 1_000_000  # sentence_index of generated sentences, above every real one
 Windows = Sequence[tuple[float, float]]
@@ -37,12 +37,12 @@ Windows = Sequence[tuple[float, float]]
 class StudySet:
     """Studies of one split; row b is study_ids[b].
 
-    `volume_BZYX` int16 HU, or uint16 grey of films, on the model grid; `weight_BP` c_p; `teacher` the frozen teacher's tokens, cached or computed when
+    `volume_BZYX` int16 HU, or uint16 grey of films, on the model grid, in memory or on disk; `weight_BP` c_p; `teacher` the frozen teacher's tokens, cached or computed when
     asked; `patch_zyx` voxels of a patch; `findings`: names that some report states as present.
     """
 
     study_ids: tuple[str, ...]
-    volume_BZYX: NDArray[np.integer[Any]]
+    volume_BZYX: Volumes
     weight_BP: NDArray[np.float32]
     windows: Windows
     statements: StudyStatements

@@ -1,4 +1,4 @@
-"""From the files of stages 04 to 08 to what training holds in memory."""
+"""From the files of stages 04 to 08 to what training reads."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,12 +15,13 @@ from glint.core.errors import ConfigError, FingerprintError, InputError
 from glint.core.provenance import digest, sha256_file
 from glint.formats.feature_cache import FeatureCache
 from glint.formats.manifest import read_manifest, read_manifests
-from glint.formats.model_image import load_model_image, read_image_rows
+from glint.formats.model_image import read_image_rows
 from glint.model.alignment import valid_patches
 from glint.teachers.kernels import TeacherPass
 from glint.teachers.registry import TeacherRecord
 from glint.training.dataset import StudySet, study_texts
 from glint.training.teacher_tokens import CachedTokens, OnlineTokens, TeacherTokens
+from glint.training.volumes import Volumes, gather_volumes
 
 SPLITS = ("train", "validation")
 
@@ -84,9 +85,16 @@ def usable_studies(files: InputFiles, *, views: Sequence[str] | None = None) -> 
 
 
 def read_volumes(
-    resampled: Sequence[Path], study_ids: Sequence[str], *, teacher: TeacherRecord, reference_patch_mm3: float | None
-) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    resampled: Sequence[Path],
+    study_ids: Sequence[str],
+    *,
+    teacher: TeacherRecord,
+    reference_patch_mm3: float | None,
+    memory_gib: float,
+) -> tuple[Volumes, NDArray[np.float32]]:
     """Volumes (B, Z, Y, X) in HU, or films as volumes of one slice, and patch weights c_p (B, P) of the studies, in their order.
+
+    Volumes are held in memory where they take at most `memory_gib`.
 
     c_p is 0 in the padding, else the patch's volume over `reference_patch_mm3` (None: over itself, so 1).
 
@@ -95,20 +103,15 @@ def read_volumes(
     """
     rows = {row["study_id"]: row for row in read_image_rows(resampled).iter_rows(named=True)}
     z, y, x = (count * edge for count, edge in zip(teacher.grid, teacher.patch, strict=True))
-    volumes, weights = [], []
+    weights = []
     for study_id in study_ids:
         row = rows[study_id]
-        path = Path(row["folder"], row["path"])
-        volume, affine = load_model_image(path)
-        if volume.shape != (z, y, x):
-            raise InputError(
-                f"{path}: shape {volume.shape}, the teacher was made for {(z, y, x)}; run stages 04 to 08 again"
-            )
+        affine = np.array(row["affine"], np.float64).reshape(4, 4)
         patch_mm3 = abs(float(np.linalg.det(affine[:3, :3]))) * math.prod(teacher.patch)
         size = 1.0 if reference_patch_mm3 is None else patch_mm3 / reference_patch_mm3
-        volumes.append(volume)
         weights.append(size * valid_patches(tuple(row["valid_box"]), (z, y, x), teacher.patch))
-    return np.stack(volumes), np.stack(weights).astype(np.float32)
+    paths = [Path(rows[study_id]["folder"], rows[study_id]["path"]) for study_id in study_ids]
+    return gather_volumes(paths, (z, y, x), memory_gib=memory_gib), np.stack(weights).astype(np.float32)
 
 
 def volume_digests(resampled: Sequence[Path], study_ids: Sequence[str]) -> dict[str, str]:
@@ -171,7 +174,7 @@ def needed_blocks(config: TrainConfig, *, depth: int) -> tuple[int, ...]:
 def read_study_sets(
     files: InputFiles, config: TrainConfig, *, teacher: TeacherRecord, online: TeacherPass | None = None
 ) -> Mapping[str, StudySet]:
-    """Training and validation studies: int16 volumes in memory; the teacher's tokens mapped, or computed by `online` when asked.
+    """Training and validation studies: volumes in memory or on disk; the teacher's tokens mapped, or computed by `online` when asked.
 
     Raises:
         InputError: no study is left to train on, or a file is absent or damaged.
@@ -194,7 +197,11 @@ def read_study_sets(
         if not study_ids:
             continue
         volumes, weight_BP = read_volumes(
-            files.resampled, study_ids, teacher=teacher, reference_patch_mm3=config.model.reference_patch_mm3
+            files.resampled,
+            study_ids,
+            teacher=teacher,
+            reference_patch_mm3=config.model.reference_patch_mm3,
+            memory_gib=config.memory_gib,
         )
         statements, queries = study_texts(sentences, findings, study_ids, config.sentences)
         tokens: TeacherTokens | None = None

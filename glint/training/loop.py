@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,12 @@ from glint.model.glint import Glint
 from glint.model.recomputation import recompute_blocks
 from glint.training.accumulation import backward_step
 from glint.training.averages import EarlyStop, MovingAverage, put
+from glint.training.batches import BatchesAhead
 from glint.training.dataset import StudySet, make_batch
 from glint.training.distributed import ALONE, Ranks
 from glint.training.gate_maps import PICTURES, write_gate_maps
 from glint.training.optimizer import SCALARS, make_optimizer, rate_factors, set_rates
-from glint.training.step import StepResult
+from glint.training.step import Batch, StepResult
 from glint.training.trackers import trackers
 from glint.training.validation import zero_shot
 
@@ -106,12 +108,15 @@ def _optimized(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]
         yield from zip(group["names"], group["params"], strict=True)
 
 
-def optimise(run: Run, training: StudySet, config: TrainConfig, *, ranks: Ranks = ALONE) -> StepResult:
-    """One optimiser step on the batch of `run.step`: heads alone first, then everything."""
-    resting = run.step < config.head_steps
-    depth = run.model.student.encoder.depth
+def batch_of(step: int, training: StudySet, config: TrainConfig, *, depth: int, ranks: Ranks = ALONE) -> Batch:
+    """The batch of a step for an encoder of `depth` blocks: tokens of its last block while heads learn alone, then volumes."""
+    resting = step < config.head_steps
     blocks = (depth - 1,) if resting else config.loss.dense_blocks if config.loss.dense > 0 else ()
-    batch = make_batch(training, config, step=run.step, blocks=blocks, resting=resting, ranks=ranks)
+    return make_batch(training, config, step=step, blocks=blocks, resting=resting, ranks=ranks)
+
+
+def optimise(run: Run, batch: Batch, config: TrainConfig, *, ranks: Ranks = ALONE) -> StepResult:
+    """One optimiser step on the batch of `run.step`: heads alone first, then everything."""
     set_rates(run.optimizer, rate_factors(run.step, config))
     run.optimizer.zero_grad(set_to_none=True)
     result = backward_step(
@@ -272,10 +277,15 @@ def train(
         batch_size=min(config.batch_size, len(training)),
     )
     warned: set[str] = set()
+    make = partial(batch_of, training=training, config=config, depth=model.student.encoder.depth, ranks=ranks)
     try:
-        with stop_request(limit) as request, trackers(config.log_to if ranks.first else (), state, run.curves) as track:
+        with (
+            stop_request(limit) as request,
+            trackers(config.log_to if ranks.first else (), state, run.curves) as track,
+            BatchesAhead(make, last=steps, ahead=config.batches_ahead) as batches,
+        ):
             while run.step < steps and not run.over:
-                result = optimise(run, training, config, ranks=ranks)
+                result = optimise(run, batches(run.step), config, ranks=ranks)
                 row = {"step": float(run.step), **result.numbers}
                 stop = ranks.any(request.reason() is not None)
                 due = run.step % config.validate_every == 0 or run.step == steps

@@ -22,6 +22,7 @@ from glint.prepare.resample import window_channels
 from glint.teachers.crops import moved_tokens
 from glint.teachers.kernels import TeacherPass
 from glint.teachers.volumes import shift_volume
+from glint.training.volumes import Volumes
 
 Size = tuple[int, int, int]
 STILL = (0, 0, 0)
@@ -84,10 +85,10 @@ class CachedTokens:
 
 @dataclass(frozen=True, kw_only=True)
 class OnlineTokens:
-    """Tokens of a teacher that runs when asked, on the volumes (B, Z, Y, X) in HU that training holds."""
+    """Tokens of a teacher that runs when asked, on the volumes (B, Z, Y, X) in HU that training reads."""
 
     teacher: TeacherPass
-    volume_BZYX: NDArray[np.int16]
+    volume_BZYX: Volumes
     windows: Sequence[tuple[float, float]]
     batch_size: int = 8
 

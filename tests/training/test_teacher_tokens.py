@@ -15,7 +15,7 @@ from glint.prepare.resample import window_channels
 from glint.teachers.crops import aligned_slices, crop_tokens, moved_tokens
 from glint.teachers.kernels import Kernel, TeacherPass
 from glint.training.dataset import make_batch
-from glint.training.loop import Run, optimise
+from glint.training.loop import Run, batch_of, optimise
 from glint.training.mirror import mirrored_text
 from glint.training.optimizer import make_optimizer
 from glint.training.teacher_tokens import CachedTokens, OnlineTokens, View
@@ -65,7 +65,9 @@ def losses(training, settings):
     model = small_model(settings, training)
     model.train()
     run = Run(model=model, optimizer=make_optimizer(model, settings.optimizer), step=0, curves=[])
-    return [optimise(run, training, settings).numbers["loss"] for _ in range(settings.head_steps + settings.steps)]
+    steps, depth = settings.head_steps + settings.steps, model.student.encoder.depth
+    batches = [batch_of(step, training, settings, depth=depth) for step in range(steps)]
+    return [optimise(run, batch, settings).numbers["loss"] for batch in batches]
 
 
 @pytest.mark.parametrize("augment", [AugmentConfig(), AugmentConfig(gain=0.2, offset=0.1, noise=0.05)])

@@ -222,6 +222,15 @@ class TrainConfig(StageConfig):
     )
     steps: int = Field(default=150, ge=0, description="steps with the encoder: the budget is steps, never seconds")
     batch_size: int = Field(default=16, ge=1, description="studies per step, of all processes together")
+    memory_gib: float = Field(
+        default=4.0,
+        ge=0,
+        description="[GiB] volumes of one split are held in memory up to so much, each process its own; beyond it they are read batch by "
+        "batch. The same weights come of both",
+    )
+    batches_ahead: int = Field(
+        default=1, ge=0, description="batches made by a thread while the step before them is computed; 0: none"
+    )
     micro_batch_size: int | None = Field(
         default=None,
         ge=1,

@@ -37,9 +37,10 @@ class Layout:
 
 
 LAYOUTS = {
-    # MIMIC-CXR-JPG: files/p10/p10000032/s50414267/<dicom id>.jpg beside mimic-cxr-2.0.0-metadata.csv
+    # MIMIC-CXR-JPG: files/p10/p10000032/s50414267/<dicom id>.jpg beside mimic-cxr-2.0.0-metadata.csv; its
+    # reports and other annotations call the study s50414267 too
     "mimic_cxr": Layout(
-        pattern=r"p(?P<patient>\d{8})/s(?P<study>\d{8})/[^/]+$", columns={"file": "dicom_id", "view": "ViewPosition"}
+        pattern=r"p(?P<patient>\d{8})/(?P<study>s\d{8})/[^/]+$", columns={"file": "dicom_id", "view": "ViewPosition"}
     ),
     # Open-i: CXR1_1_IM-0001-3001.png beside ecgen-radiology/1.xml; the reports' table: glint report-table --layout iu_xml
     "openi": Layout(pattern=r"(?P<study>(?P<patient>CXR\d+))_[^/]+$", columns={}),

@@ -1,6 +1,7 @@
 """Published annotation files, written small in their published layout, are read to the pixel and to the label."""
 
 import dataclasses
+import gzip
 import json
 import re
 import tarfile
@@ -134,6 +135,25 @@ def chexpert(folder):
     return write(folder, "valid.csv", "\n".join(lines))
 
 
+def mimic_cxr(folder, labeller="chexpert"):
+    """Tables of MIMIC-CXR-JPG: labels per study, gzipped as published; the third study's report has no row of labels."""
+    columns = ["Atelectasis", "Cardiomegaly", "No Finding", "Pleural Effusion"]
+    lines = ["subject_id,study_id," + ",".join(columns), "10000032,50414267,,-1.0,,1.0", "10000764,57375967,0.0,,1.0,"]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"mimic-cxr-2.0.0-{labeller}.csv.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+    return write(
+        folder,
+        "mimic-cxr-2.0.0-split.csv",
+        "dicom_id,study_id,subject_id,split\n02aa804e-bde0afdd,50414267,10000032,train\n"
+        "174413ec-4ec4c1f7,50414267,10000032,train\n2a2277a9-b0ded155,57375967,10000764,validate\n"
+        "e084de3b-be89b11e,53911762,10000898,test\n",
+    )
+
+
+def mimic_cxr_negbio(folder):
+    return mimic_cxr(folder, "negbio")
+
+
 def nih(folder):
     write(
         folder,
@@ -177,7 +197,8 @@ def rexgroundingct(folder):
 WRITERS = {
     writer.__name__: writer
     for writer in (
-        ct_rate, rad_chestct, rexgroundingct, ms_cxr, chestx_det, chestxdet10, siim, rsna, openi, padchest, chexpert, nih
+        ct_rate, rad_chestct, rexgroundingct, ms_cxr, chestx_det, chestxdet10, siim, rsna, openi, padchest, chexpert, nih,
+        mimic_cxr, mimic_cxr_negbio,
     )
 }  # fmt: skip
 
@@ -278,6 +299,33 @@ def test_chexpert_tells_uncertain_from_not_mentioned(table):
     image = "patient64541/study1/view1_frontal"
     assert stated(table, image) == {"Cardiomegaly", "Pleural Effusion"}
     assert stated(table, image, "uncertain") == {"Consolidation"} and stated(table, image, "unknown") == {"Edema"}
+
+
+@pytest.mark.parametrize("table", ["mimic_cxr", "mimic_cxr_negbio"], indirect=True)
+def test_mimic_films_have_the_labels_of_their_study_and_the_official_split(table):
+    for film in ("02aa804e-bde0afdd", "174413ec-4ec4c1f7"):
+        assert stated(table, film) == {"Pleural Effusion"} and stated(table, film, "uncertain") == {"Cardiomegaly"}
+    where = dict(table.select("image", "split").iter_rows())
+    assert list(where.values()) == ["train", "train", "validation", "test"]
+    assert set(table.select("study", "patient").iter_rows()) >= {("s50414267", "p10000032"), ("s53911762", "p10000898")}
+    assert table.filter(table["image"] == "e084de3b-be89b11e").select("finding", "label").rows() == [(None, "unknown")]
+    labels, dropped = label_table(table.with_columns(id="image"), ["Cardiomegaly", "Pleural Effusion"], "absent")
+    assert labels.rows() == [("02aa804e-bde0afdd", 0, 1), ("174413ec-4ec4c1f7", 0, 1), ("2a2277a9-b0ded155", 0, 0)]
+    assert dropped == 1
+
+
+def test_another_name_of_a_split_is_refused(tmp_path):
+    folder = mimic_cxr(tmp_path)
+    write(folder, "mimic-cxr-2.0.0-split.csv", "dicom_id,study_id,subject_id,split\na,1,2,holdout\n")
+    with pytest.raises(InputError, match="holds 'holdout'"):
+        read_annotations("mimic_cxr", folder)
+
+
+def test_mimic_labels_without_the_split_table_are_those_of_studies(tmp_path):
+    folder = mimic_cxr(tmp_path)
+    (folder / "mimic-cxr-2.0.0-split.csv").unlink()
+    table = read_annotations("mimic_cxr", folder)
+    assert set(table["image"]) == {"s50414267", "s57375967"} and table["split"].is_null().all()
 
 
 @pytest.mark.parametrize("table", ["nih"], indirect=True)
@@ -415,6 +463,7 @@ def test_a_list_of_ones_own_divides_by_image_or_study(tmp_path):
         ("chestxdet10", "test.json", '[{"file_name": "1.png", "syms": ["Mass"], "boxes": [[9, 1, 2, 3]]}]', "not x1, y1, x2, y2"),
         ("chestx_det", "ChestX_Det_test.json", "{", "not readable JSON"),
         ("rexgroundingct", "dataset.json", '{"val": [{"name": "valid_1_a_1.nii.gz"}]}', "entry 0 has no 'findings'"),
+        ("mimic_cxr", "mimic-cxr-2.0.0-chexpert.csv", "subject_id,study_id,Edema\n1,2,3\n", "column 'Edema' holds 3"),
         ("chexpert", "valid.csv", "Path,Edema\nx/y.jpg,1\n", "no patient…/study…"),
     ],
 )  # fmt: skip
@@ -426,7 +475,7 @@ def test_a_wrong_file_is_told_by_file_column_and_place(tmp_path, name, file, tex
 
 def test_benchmarks_ask_for_published_findings_under_the_names_that_others_use():
     known = load_benchmarks()
-    assert {one.annotations for one in known.values()} == ANNOTATIONS.keys() - {"padchest"}
+    assert {one.annotations for one in known.values()} == ANNOTATIONS.keys() - {"padchest", "mimic_cxr", "mimic_cxr_negbio"}
     assert len(known["ct_rate_18"].findings) == 18 and len(known["chexpert_5"].findings) == 5
     assert set(known["ct_rate_18"].findings) - set(known["ct_rate_16"].findings) == {
         "Medical material",

@@ -137,8 +137,8 @@ def test_mimic_cxr_as_published_gives_subject_study_and_view(tmp_path):
     table = str(tmp_path / "mimic-cxr-2.0.0-metadata.csv")
     films = wrap(tmp_path / "files", tmp_path / "out", "--layout", "mimic_cxr", "--table", table)
     assert {(film.PatientID, film.AccessionNumber, film.ViewPosition) for film in films} == {
-        ("10000032", "50414267", "PA"),
-        ("10000032", "50414268", "LL"),
+        ("10000032", "s50414267", "PA"),
+        ("10000032", "s50414268", "LL"),
     }
 
 

@@ -51,10 +51,10 @@ class IndexConfig(StageConfig):
         default=NON_CHEST_BODY_PARTS,
         description="BodyPartExamined values, letters only; naming one quarantines the series, absence does not",
     )
-    report_key: Literal["accession", "study_uid", "patient_and_date"] = Field(
+    report_key: Literal["accession", "study_uid", "patient_and_date", "folder"] = Field(
         default="accession",
-        description="what joins a report to its study: accession number, Study Instance UID, or patient_id_column with date_column; "
-        "what fits two studies is quarantined",
+        description="what joins a report to its study: accession number, Study Instance UID, patient_id_column with date_column, or the "
+        "name of the folder with its files (MIMIC-CXR: s50414267); what fits two studies is quarantined",
     )
     key_column: str = Field(default="accession_number", description="column of the report table that holds report_key")
     date_column: str | None = Field(

@@ -1,4 +1,4 @@
-"""Annotation files of chest films with labels: OpenI, PadChest, CheXpert, NIH ChestX-ray14 (and its boxes)."""
+"""Annotation files of chest films with labels: OpenI, PadChest, CheXpert, MIMIC-CXR, NIH ChestX-ray14 (and its boxes)."""
 
 import ast
 import re
@@ -162,9 +162,7 @@ def read_chexpert(folder: Path) -> pl.DataFrame:
         if file is None:
             continue
         frame = read_csv(file, ["Path"])
-        findings = [name for name in CHEXPERT_FINDINGS if name in frame.columns]
-        if not findings:
-            raise InputError(f"{file}: none of CheXpert's 14 columns, such as 'Atelectasis'; is it the published file?")
+        findings = _chexpert_columns(frame, file)
         parts = [re.search(r"(patient\d+)/(study\d+)(?:/(.+))?$", path or "") for path in frame["Path"]]
         if None in parts:
             raise InputError(f"{file}: column 'Path', row {parts.index(None) + 2}: no patient…/study… in it")
@@ -177,6 +175,48 @@ def read_chexpert(folder: Path) -> pl.DataFrame:
         )
         found.append(complete(wide_labels(wide, findings, file)))
     return pl.concat(found)
+
+
+def _chexpert_columns(frame: pl.DataFrame, file: Path) -> list[str]:
+    """Those of CheXpert's observations that the table has.
+
+    Raises:
+        InputError: it has none.
+    """
+    findings = [name for name in CHEXPERT_FINDINGS if name in frame.columns]
+    if not findings:
+        raise InputError(f"{file}: none of CheXpert's 14 columns, such as 'Atelectasis'; is it the published file?")
+    return findings
+
+
+def read_mimic_cxr(folder: Path, *, labeller: str = "chexpert") -> pl.DataFrame:
+    """MIMIC-CXR-JPG: a row of CheXpert's 14 columns per study (`mimic-cxr-2.0.0-chexpert.csv`, or `…-negbio.csv`), and the films and
+    splits of `mimic-cxr-2.0.0-split.csv`.
+
+    A film has the labels of its study; without the split table, rows are studies without a split. A film whose report no labeller
+    read (no row) is unknown. Studies and patients are named as the folders are, s50414267 and p10000032.
+
+    Raises:
+        InputError: no file, another column, value or split.
+    """
+    file = required_file(folder, f"mimic-cxr-*-{labeller}.csv", f"mimic-cxr-*-{labeller}.csv.gz")
+    labels = read_csv(file, ["subject_id", "study_id"])
+    findings = _chexpert_columns(labels, file)
+    named = {"study": "s" + pl.col("study_id"), "patient": "p" + pl.col("subject_id")}
+    labels = labels.select(*findings, **named)
+    listed = find_file(folder, "mimic-cxr-*-split.csv", "mimic-cxr-*-split.csv.gz", optional=True)
+    if listed is None:
+        return complete(wide_labels(labels.with_columns(image="study"), findings, file))
+    films = read_csv(listed, ["dicom_id", "subject_id", "study_id", "split"])
+    if strange := sorted({str(one) for one in films["split"]} - MIMIC_SPLITS.keys()):
+        raise InputError(f"{listed}: column 'split' holds {strange[0]!r}; known are {', '.join(MIMIC_SPLITS)}")
+    films = films.select(image="dicom_id", split=pl.col("split").replace_strict(MIMIC_SPLITS), **named)
+    read = complete(wide_labels(films.join(labels, on=["study", "patient"]), findings, file))
+    unread = films.join(labels, on=["study", "patient"], how="anti")
+    return pl.concat([read, complete(unread.with_columns(label=pl.lit("unknown")))])
+
+
+MIMIC_SPLITS = {"train": "train", "validate": "validation", "test": "test"}
 
 
 NIH_RENAMED = {"Infiltrate": "Infiltration"}

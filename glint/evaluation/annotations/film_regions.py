@@ -141,7 +141,7 @@ _MS_CXR_SPLITS = {
 
 
 def _mimic_ids(path: str) -> dict[str, str | None]:
-    """Study and patient of `files/p10/p10233088/s54276838/675d792f….jpg`."""
+    """Study and patient of `files/p10/p10233088/s54276838/675d792f….jpg`, as the folders are named."""
     parts = Path(path).parts
     return {
         "study": next((one for one in parts if one[:1] == "s" and one[1:].isdigit()), None),

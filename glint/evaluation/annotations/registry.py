@@ -2,12 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import polars as pl
 
-from glint.evaluation.annotations.film_labels import read_chexpert, read_nih, read_openi, read_padchest
+from glint.evaluation.annotations.film_labels import (
+    read_chexpert,
+    read_mimic_cxr,
+    read_nih,
+    read_openi,
+    read_padchest,
+)
 from glint.evaluation.annotations.film_regions import (
     read_chestx_det,
     read_chestxdet10,
@@ -110,6 +117,18 @@ ANNOTATIONS: dict[str, AnnotationSet] = {
         files=("test_labels.csv or test.csv", "valid.csv", "train.csv"),
         holds="14 observations",
         source="Stanford AIMI CheXpert, research use agreement",
+    ),
+    "mimic_cxr": AnnotationSet(
+        read=read_mimic_cxr,
+        files=("mimic-cxr-*-chexpert.csv(.gz)", "mimic-cxr-*-split.csv(.gz)"),
+        holds="14 observations per study, made from the reports by CheXpert's labeller; the official split",
+        source="PhysioNet mimic-cxr-jpg, credentialed access",
+    ),
+    "mimic_cxr_negbio": AnnotationSet(
+        read=partial(read_mimic_cxr, labeller="negbio"),
+        files=("mimic-cxr-*-negbio.csv(.gz)", "mimic-cxr-*-split.csv(.gz)"),
+        holds="the same by NegBio",
+        source="PhysioNet mimic-cxr-jpg, credentialed access",
     ),
     "nih": AnnotationSet(
         read=read_nih,

@@ -5,13 +5,13 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import polars as pl
 
 from glint.core.config.index import IndexConfig
-from glint.formats.manifest import empty_manifest, manifest_frame, read_manifest, write_manifest_if_changed
+from glint.formats.manifest import empty_manifest, manifest_frame, read_manifest, read_manifests, write_manifest_if_changed
 from glint.formats.report_table import read_report_table
 from glint.prepare.index.shards import shard_names
 
@@ -40,6 +40,8 @@ def _keys(study: Mapping[str, Any], config: IndexConfig) -> list[str]:
     if config.report_key == "patient_and_date":
         days = {text.strip() for text in study["study_dates"]} if _plain(study["raw_patient_id"]) else set()
         return [_pair(study["raw_patient_id"], day) for day in sorted(days) if day]
+    if config.report_key == "folder":
+        return list(study["folders"])
     column = "accession" if config.report_key == "accession" else "study_uid"
     return [key for part in study[column].split("\\") if (key := part.strip())]
 
@@ -99,7 +101,10 @@ def _report_row(
 
 
 def join_reports(studies: pl.DataFrame, table: pl.DataFrame, config: IndexConfig) -> ReportIndex:
-    """One report row per study of `studies` (schema `index_studies`), joined with `table` by `config.report_key`."""
+    """One report row per study of `studies` (schema `index_studies`), joined with `table` by `config.report_key`.
+
+    Where that is `folder`, `studies` has a further column of lists, `folders`; see `with_folders`.
+    """
     by_key: dict[str, list[dict[str, str]]] = defaultdict(list)
     for row in table.iter_rows(named=True):
         by_key[_key_of(row, config)].append(row)
@@ -131,12 +136,24 @@ def join_reports(studies: pl.DataFrame, table: pl.DataFrame, config: IndexConfig
     )
 
 
+def with_folders(studies: pl.DataFrame, instances: pl.DataFrame) -> pl.DataFrame:
+    """Studies with `folders`: names of the folders that their files lie in, from the table `index_instances`."""
+    named = instances.with_columns(
+        folders=pl.col("file").map_elements(lambda file: PurePosixPath(file).parent.name, return_dtype=pl.String)
+    )
+    by_study = named.group_by("study_id").agg(pl.col("folders").unique().sort())
+    return studies.join(by_study, on="study_id", how="left").with_columns(pl.col("folders").fill_null([]))
+
+
 def index_reports(images: Path, table: Path, out: Path, config: IndexConfig) -> ReportIndex:
     """Join `table` to the indexed studies and write `<out>/<shard>/reports.parquet` for every shard, empty ones too.
 
     A shard whose rows are the same keeps its file untouched: one corrected report touches one shard.
     """
     studies = read_manifest(images, "index_studies")
+    if config.report_key == "folder":
+        shards = [images.parent / name / "instances.parquet" for name in shard_names(config.num_shards)]
+        studies = with_folders(studies, read_manifests(shards, "index_instances"))
     index = join_reports(studies, read_report_table(table, report_columns(config)), config)
     out.mkdir(parents=True, exist_ok=True, mode=0o700)
     by_shard = index.reports.partition_by("shard", as_dict=True, maintain_order=True)

@@ -65,7 +65,9 @@ def test_reports_labels_and_split_find_their_study(tmp_path, published):
     table, key, index = tmp_path / "reports.csv", tmp_path / "key", tmp_path / "index"
     key.write_text("5a" * 32)
     key.chmod(0o600)
-    assert main(["report-table", "--layout", "mimic_text", "--source", str(tmp_path / "texts"), "--out", str(table)]) == 0
+    assert (
+        main(["report-table", "--layout", "mimic_text", "--source", str(tmp_path / "texts"), "--out", str(table)]) == 0
+    )
     config = {"num_shards": 1, "raw_dirs": [str(one) for one in raw], "report_table": str(table), **how}
     config |= {"key_column": "id", "text_column": "text"}
     arguments = ["--modality", "cxr", "--config", json.dumps(config)]

@@ -1,4 +1,4 @@
-"""Every real CT and X-ray file through stages 01 to 04, as commands, with the outcome that its README implies; masks on images."""
+"""Every real CT file through stages 01 to 04, every X-ray file to 08, as commands, with the outcome that its README implies; masks on images."""
 
 import json
 import shutil
@@ -13,6 +13,7 @@ from film_builder import CAPTURES, road
 from glint.cli.__main__ import main
 from glint.core.config.convert import ConvertConfig
 from glint.core.geometry import reorient
+from glint.formats.feature_cache import FeatureCache
 from glint.formats.image import read_film
 from glint.formats.manifest import read_manifest
 from glint.formats.nifti import read_nifti
@@ -194,7 +195,9 @@ def test_the_real_labels_beside_three_slices_land_on_fat_liver_and_bone(real_dat
     FILMS,
     ids=[f"{row[0][:4]}-{row[1][:8]}-{row[3]}" for row in FILMS],
 )
-def test_every_real_film_comes_out_as_its_readme_implies(real_data, tmp_path, place, name, index, reason, facts, box):
+def test_every_real_film_comes_out_as_its_readme_implies(
+    real_data, tmp_path, film_cohort, place, name, index, reason, facts, box
+):
     made = road(tmp_path, [real_data / "2_cxr_dicom" / place / name], index)
     (film,) = read_manifest(made["convert"], "convert_films").to_dicts()
     (study,) = read_manifest(made["resample"], "resample_films").to_dicts()
@@ -204,6 +207,8 @@ def test_every_real_film_comes_out_as_its_readme_implies(real_data, tmp_path, pl
     if reason is None:
         assert film["view"] == study["view"] == "PA"
         assert read_film(made["resample"].parent / study["path"]).shape == (518, 518)
+    (tokens,) = encoded(made["resample"], film_cohort / "teacher", tmp_path / "08")
+    assert (tokens["status"], tokens["reason"]) == (study["status"], study["reason"])
 
 
 def test_the_three_encodings_of_the_fuji_film_are_equal_pixel_by_pixel_at_the_end_of_the_road(real_data, tmp_path):
@@ -213,3 +218,63 @@ def test_the_three_encodings_of_the_fuji_film_are_equal_pixel_by_pixel_at_the_en
         (study,) = read_manifest(made["resample"], "resample_films").to_dicts()
         ends.append(read_film(made["resample"].parent / study["path"]))
     assert all(np.array_equal(end, ends[0]) for end in ends)
+
+
+TEACHER = {
+    "windows": [[0, 65535]],
+    "encoder": {"patch": [1, 37, 37], "width": 24, "depth": 1, "heads": 2},
+    "pretrain": {"steps": 1, "warmup_steps": 0, "levels": [0], "batch_size": 2, "appearance_width": 8},
+    "threads": 1,
+}
+
+
+def encoded(manifest: Path, teacher: Path, out: Path) -> list[dict[str, object]]:
+    """Stage 08: its rows; what it accepts is read back and is finite."""
+    encode = ["--manifest", manifest, "--teacher", teacher, "--out", out / "manifest.parquet"]
+    assert run("features", "encode", *encode, "--config", json.dumps({"layers": [0], "precision": "float32"})) == 0
+    rows = read_manifest(out / "manifest.parquet", "features").to_dicts()
+    for row in rows:
+        if row["status"] == "ok":
+            cache = FeatureCache(out / row["path"], fingerprint=row["fingerprint"])
+            tokens = cache.read(0, [cache.row(row["study_id"])])
+            assert tokens.shape == (1, 14 * 14, 24) and np.isfinite(tokens).all() and tokens.std() > 0
+    return rows
+
+
+@pytest.fixture(scope="module")
+def film_cohort(real_data, tmp_path_factory) -> Path:
+    """A film of each set with a report through stages 01 to 07, as commands."""
+    folder = tmp_path_factory.mktemp("cohort")
+    names = {FUJI: "panimg-cxr.dcm", NEMA: "RG1_J2KI.dcm", RSNA: RSNA_FILM}
+    made = road(folder, [real_data / "2_cxr_dicom" / place / name for place, name in names.items()], CAPTURES)
+    studies, table, key = folder / "index" / "studies.parquet", folder / "reports.csv", folder / "key"
+    uids = pl.read_parquet(studies).select(uid="study_uid", report=pl.lit("FINDINGS: Small left pleural effusion."))
+    uids.write_csv(table)
+    index = {"num_shards": 1, "report_table": str(table), "report_key": "study_uid", "key_column": "uid"}
+    texts, sections, split = (folder / name / "manifest.parquet" for name in ("texts", "sections", "split"))
+    indexed = ["--images", folder / "index", "--out", folder / "reports", "--config", json.dumps(index)]
+    assert run("index", "reports", "--modality", "cxr", *indexed) == 0
+    cleaned = ["--reports", folder / "reports" / SHARD / "reports.parquet", "--studies", studies]
+    assert run("deidentify", "reports", *cleaned, "--out", texts, "--key-file", key) == 0
+    assert run("sections", "--manifest", texts, "--out", sections) == 0
+    everyone = ["--config", json.dumps({"train": 1.0, "validation": 0.0, "test": 0.0})]
+    assert run("split", "--manifests", made["deidentify"], "--out", split, "--key-file", key, *everyone) == 0
+    teacher = ["--resampled", made["resample"], "--split", split, "--out", folder / "teacher"]
+    assert run("teacher", *teacher, "--state", folder / "state", "--config", json.dumps(TEACHER)) == 0
+    return folder
+
+
+def test_a_film_of_every_real_set_reaches_the_teachers_tokens_beside_its_report(film_cohort, tmp_path):
+    rows = encoded(film_cohort / "resample" / "manifest.parquet", film_cohort / "teacher", tmp_path)
+    assert [row["status"] for row in rows] == ["ok"] * 3
+    sections = read_manifest(film_cohort / "sections" / "manifest.parquet", "sections")
+    split = read_manifest(film_cohort / "split" / "manifest.parquet", "split")
+    for table in (sections, split):
+        assert sorted(table["study_id"]) == sorted(row["study_id"] for row in rows) and set(table["status"]) == {"ok"}
+
+
+@pytest.mark.parametrize("place", [FUJI, RSNA])
+def test_one_identifier_on_different_files_is_a_conflict_and_nothing_of_it_passes(real_data, tmp_path, place):
+    """The Fuji film's wrappings differ in spacing, the RSNA twins in their photometric interpretation."""
+    made = road(tmp_path, [real_data / "2_cxr_dicom" / row[0] / row[1] for row in FILMS if row[0] == place], CAPTURES)
+    assert reasons(read_manifest(made["resample"], "resample_films")) == {"conflicting_duplicates": 1}

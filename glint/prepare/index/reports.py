@@ -11,7 +11,13 @@ from typing import Any
 import polars as pl
 
 from glint.core.config.index import IndexConfig
-from glint.formats.manifest import empty_manifest, manifest_frame, read_manifest, read_manifests, write_manifest_if_changed
+from glint.formats.manifest import (
+    empty_manifest,
+    manifest_frame,
+    read_manifest,
+    read_manifests,
+    write_manifest_if_changed,
+)
 from glint.formats.report_table import read_report_table
 from glint.prepare.index.shards import shard_names
 

@@ -89,7 +89,7 @@ def erasure_values(
     for column in track(sorted(cases), "erase patches"):
         study = studies[column]
         volume, _ = study.volume()
-        body_P = _body_patches(volume, arm.grid, config.body_hu) & valid_BP[column]
+        body_P = _body_patches(volume, arm.grid, config.body_above) & valid_BP[column]
         drawn = {
             row: pair
             for row in cases[column]
@@ -115,6 +115,6 @@ def erasure_values(
     return values
 
 
-def _body_patches(volume_ZYX: NDArray[Any], grid: tuple[int, int, int], body_hu: float) -> Bools:
+def _body_patches(volume_ZYX: NDArray[Any], grid: tuple[int, int, int], body_above: float) -> Bools:
     """(P,) patches at least half of which is body."""
-    return np.asarray(patch_fractions(body_mask(volume_ZYX, body_hu).astype(np.uint16), grid, 1)[0] >= 0.5)
+    return np.asarray(patch_fractions(body_mask(volume_ZYX, body_above).astype(np.uint16), grid, 1)[0] >= 0.5)

@@ -124,8 +124,8 @@ DETAILS = (
     "box_pointing",
     "box_iou",
     "surface_dice",
-    "hausdorff95_mm",
-    "mean_surface_mm",
+    "hausdorff95",
+    "mean_surface",
 )
 
 
@@ -167,12 +167,12 @@ def measure(
     chance = ChanceCases(pointing_FB=_blank(*shape), dice_FB=_blank(*shape), box_pointing_FB=_blank(*shape))
     for column, study in enumerate(track(studies, description)):
         volume, affine = study.volume()
-        spacing_mm = spacing_mm_zyx(affine)
+        spacing = spacing_mm_zyx(affine)  # films: the pixel is the unit
         scan = inside(study.valid_box)
         bits = study.bits()[scan]
         masks = {row: mask for row in range(len(findings)) if (mask := (bits >> row & 1).astype(np.bool_)).any()}
         boxes = {row: largest_boxes(mask, MOST_BOXES) for row, mask in masks.items()}
-        body = body_mask(volume, config.body_hu)[scan]
+        body = body_mask(volume, config.body_above)[scan]
         for row, mask in masks.items():
             within = body | mask
             chance.pointing_FB[row, column] = random_pointing_score(mask, within)
@@ -185,7 +185,7 @@ def measure(
             _measure_study(arm, column, map_FZYX, masks, config.mask_offset)
             if details:
                 for row, mask in masks.items():
-                    _measure_details(arm, row, column, map_FZYX[row], mask, boxes[row], spacing_mm, config)
+                    _measure_details(arm, row, column, map_FZYX[row], mask, boxes[row], spacing, config)
     return Cases(
         positive_FB=positive_labels(studies, findings),
         study_B=tuple(study.study_id for study in studies),
@@ -226,13 +226,13 @@ def _measure_details(
     heat_ZYX: NDArray[np.float32],
     mask_ZYX: Bools,
     boxes_K32: NDArray[np.int64],
-    spacing_mm: tuple[float, float, float],
+    spacing: tuple[float, float, float],
     config: EvaluateConfig,
 ) -> None:
     """Fill one positive's further values: overlap, hit, contrast, boxes, surfaces and instances at the fixed threshold."""
     predicted = heat_ZYX > -config.mask_offset
     probability = 1 / (1 + np.exp(-(heat_ZYX + config.mask_offset)))
-    surfaces = surface_errors(predicted, mask_ZYX, spacing_mm, tolerance_mm=config.surface_tolerance_mm)
+    surfaces = surface_errors(predicted, mask_ZYX, spacing, tolerance=config.surface_tolerance)
     if not predicted.any():
         surfaces["surface_dice"] = 0.0  # a distance to nothing is undefined, a boundary that was not drawn is missed
     found = largest_boxes(predicted, 1)

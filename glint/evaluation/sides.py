@@ -37,7 +37,7 @@ def right_mm(affine: NDArray[np.float64], shape: tuple[int, ...], steps: tuple[i
 
 
 def side_values(
-    studies: Sequence[Study], replies: Replies, grid: Grid, valid_BP: Bools, *, num_findings: int, body_hu: float
+    studies: Sequence[Study], replies: Replies, grid: Grid, valid_BP: Bools, *, num_findings: int, body_above: float
 ) -> dict[str, Floats]:
     """(F, B) values of positives whose mask lies on one side of the body; NaN for all others.
 
@@ -54,7 +54,7 @@ def side_values(
         volume, affine = study.volume()
         steps = tuple(size // patches for size, patches in zip(volume.shape, grid, strict=True))
         right = right_mm(affine, volume.shape)
-        body = body_mask(volume, body_hu)
+        body = body_mask(volume, body_above)
         if not body.any():
             continue
         midline = float(np.median(np.broadcast_to(right, volume.shape)[body]))

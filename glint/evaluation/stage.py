@@ -233,7 +233,9 @@ def further_values(
         mass_QB=heard.sides.mass_QB[:, :num],
         logits_QBP=heard.sides.logits_QBP[:, :num],
     )
-    values = side_values(studies, sides, arm.grid, valid_BP, num_findings=len(positive_FB), body_hu=config.body_hu)
+    values = side_values(
+        studies, sides, arm.grid, valid_BP, num_findings=len(positive_FB), body_above=config.body_above
+    )
     if config.erased_cases:
         answers = columns_of(heard.answers, slice(num))
         values |= erasure_values(arm, studies, answers, prompts, valid_BP, positive_FB, config)

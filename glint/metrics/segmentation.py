@@ -116,9 +116,11 @@ def instance_f1_scores(counts_N3: NDArray[np.integer], positive_N: Bools, weight
 
 
 def surface_errors(
-    predicted_V: Bools, truth_V: Bools, spacing_mm: Sequence[float], *, tolerance_mm: float
+    predicted_V: Bools, truth_V: Bools, spacing: Sequence[float], *, tolerance: float
 ) -> dict[str, float]:
-    """Distances between the surfaces: `hausdorff95_mm`, `mean_surface_mm` (both ways), `surface_dice`.
+    """Distances between the surfaces: `hausdorff95`, `mean_surface` (both ways), `surface_dice`.
+
+    `spacing` per axis, `tolerance` and what comes out share one unit: mm of volumes, pixels of films.
 
     The surface is the voxels of a mask that have a face neighbour outside it; beyond the array all is outside. NaN where
     a mask is empty: no distance to a surface that is not there. An image of one slice is compared in its plane.
@@ -132,17 +134,17 @@ def surface_errors(
     if predicted_V.shape != truth_V.shape:
         raise ValueError(f"prediction {predicted_V.shape} and truth {truth_V.shape} differ in shape")
     if not predicted_V.any() or not truth_V.any():
-        return dict.fromkeys(("hausdorff95_mm", "mean_surface_mm", "surface_dice"), float("nan"))
-    spacing = [float(mm) for mm, size in zip(spacing_mm, truth_V.shape, strict=True) if size > 1]
+        return dict.fromkeys(("hausdorff95", "mean_surface", "surface_dice"), float("nan"))
+    in_plane = [float(edge) for edge, size in zip(spacing, truth_V.shape, strict=True) if size > 1]
     box = _box_of(predicted_V | truth_V)
     predicted, truth = (_surface(mask[box].squeeze(_flat_axes(truth_V))) for mask in (predicted_V, truth_V))
-    forth = distance_transform_edt(~truth, sampling=spacing)[predicted]
-    back = distance_transform_edt(~predicted, sampling=spacing)[truth]
+    forth = distance_transform_edt(~truth, sampling=in_plane)[predicted]
+    back = distance_transform_edt(~predicted, sampling=in_plane)[truth]
     both = np.concatenate([forth, back])
     return {
-        "hausdorff95_mm": float(max(np.quantile(forth, 0.95), np.quantile(back, 0.95))),
-        "mean_surface_mm": float(both.mean()),
-        "surface_dice": float((both <= tolerance_mm + 1e-6).mean()),
+        "hausdorff95": float(max(np.quantile(forth, 0.95), np.quantile(back, 0.95))),
+        "mean_surface": float(both.mean()),
+        "surface_dice": float((both <= tolerance + 1e-6).mean()),
     }
 
 

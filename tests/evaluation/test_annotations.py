@@ -475,7 +475,11 @@ def test_a_wrong_file_is_told_by_file_column_and_place(tmp_path, name, file, tex
 
 def test_benchmarks_ask_for_published_findings_under_the_names_that_others_use():
     known = load_benchmarks()
-    assert {one.annotations for one in known.values()} == ANNOTATIONS.keys() - {"padchest", "mimic_cxr", "mimic_cxr_negbio"}
+    assert {one.annotations for one in known.values()} == ANNOTATIONS.keys() - {
+        "padchest",
+        "mimic_cxr",
+        "mimic_cxr_negbio",
+    }
     assert len(known["ct_rate_18"].findings) == 18 and len(known["chexpert_5"].findings) == 5
     assert set(known["ct_rate_18"].findings) - set(known["ct_rate_16"].findings) == {
         "Medical material",

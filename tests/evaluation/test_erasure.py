@@ -9,7 +9,7 @@ from glint.evaluation.cohort import positive_labels, read_cohort
 from glint.evaluation.erasure import choose_patches, erase_patches, erasure_values
 from glint.evaluation.zero_shot import ask_model, make_prompts
 
-CONFIG = EvaluateConfig(body_hu=-2000.0, erased_cases=4)
+CONFIG = EvaluateConfig(body_above=-2000.0, erased_cases=4)
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,7 @@ def sided(model, studies):
     questions = side_questions(list(FINDINGS), EvaluateConfig().prompts)
     batches = encoded_batches(model, studies, WINDOWS, batch_size=5, description="test")
     replies = ask(model, batches, questions, grid=GRID, weight_BP=valid.astype(np.float32), batch_size=5)
-    return side_values(studies, replies, GRID, valid, num_findings=2, body_hu=-2000.0)
+    return side_values(studies, replies, GRID, valid, num_findings=2, body_above=-2000.0)
 
 
 def test_the_sentences_name_left_first_then_right():

@@ -95,25 +95,21 @@ def test_surface_distances_equal_those_of_all_pairs_of_surface_voxels(shape):
         points = [brute_surface(mask.squeeze()) * spacing[kept] for mask in (first, second)]
         distance = np.linalg.norm(points[0][:, None] - points[1][None], axis=2)
         forth, back = distance.min(axis=1), distance.min(axis=0)
-        found = surface_errors(first, second, spacing, tolerance_mm=1.35)
-        assert found["mean_surface_mm"] == pytest.approx(np.concatenate([forth, back]).mean(), rel=1e-4)
+        found = surface_errors(first, second, spacing, tolerance=1.35)
+        assert found["mean_surface"] == pytest.approx(np.concatenate([forth, back]).mean(), rel=1e-4)
         assert found["surface_dice"] == pytest.approx(np.mean(np.concatenate([forth, back]) <= 1.35))
-        assert found["hausdorff95_mm"] == pytest.approx(
-            max(np.quantile(forth, 0.95), np.quantile(back, 0.95)), rel=1e-4
-        )
+        assert found["hausdorff95"] == pytest.approx(max(np.quantile(forth, 0.95), np.quantile(back, 0.95)), rel=1e-4)
 
 
 def test_equal_masks_have_no_surface_error_and_empty_ones_none_at_all():
     mask = np.zeros((5, 6, 7), bool)
     mask[0:2, 2:5, 6] = True
-    found = surface_errors(mask, mask, (3, 1, 1), tolerance_mm=0.1)
-    assert found == {"hausdorff95_mm": 0.0, "mean_surface_mm": 0.0, "surface_dice": 1.0}
+    found = surface_errors(mask, mask, (3, 1, 1), tolerance=0.1)
+    assert found == {"hausdorff95": 0.0, "mean_surface": 0.0, "surface_dice": 1.0}
     shifted = np.roll(mask, 1, axis=0)
-    assert surface_errors(mask, shifted, (3, 1, 1), tolerance_mm=10)["surface_dice"] == 1.0
-    assert surface_errors(mask, shifted, (3, 1, 1), tolerance_mm=2)["surface_dice"] < 1.0
-    assert all(
-        np.isnan(value) for value in surface_errors(mask, np.zeros_like(mask), (1, 1, 1), tolerance_mm=1).values()
-    )
+    assert surface_errors(mask, shifted, (3, 1, 1), tolerance=10)["surface_dice"] == 1.0
+    assert surface_errors(mask, shifted, (3, 1, 1), tolerance=2)["surface_dice"] < 1.0
+    assert all(np.isnan(value) for value in surface_errors(mask, np.zeros_like(mask), (1, 1, 1), tolerance=1).values())
 
 
 def test_iou_recall_and_hits_follow_from_the_counts():
@@ -144,11 +140,11 @@ def test_surface_distances_equal_monais():
     first, second = (binary_dilation(rng.random((9, 10, 11)) < 0.02, iterations=2) for _ in range(2))
     tensors = [torch.from_numpy(np.pad(mask, 1))[None, None].float() for mask in (first, second)]
     common = {"include_background": True, "spacing": [3.0, 1.0, 0.8]}
-    found = surface_errors(first, second, (3.0, 1.0, 0.8), tolerance_mm=1.1)
+    found = surface_errors(first, second, (3.0, 1.0, 0.8), tolerance=1.1)
     oracle = monai.compute_hausdorff_distance(*tensors, percentile=95, **common)
-    assert found["hausdorff95_mm"] == pytest.approx(float(oracle), rel=1e-4)
+    assert found["hausdorff95"] == pytest.approx(float(oracle), rel=1e-4)
     oracle = monai.compute_average_surface_distance(*tensors, symmetric=True, **common)
-    assert found["mean_surface_mm"] == pytest.approx(float(oracle), rel=1e-4)
+    assert found["mean_surface"] == pytest.approx(float(oracle), rel=1e-4)
     assert found["surface_dice"] == pytest.approx(
         float(monai.compute_surface_dice(*tensors, [1.1], **common)), rel=1e-4
     )

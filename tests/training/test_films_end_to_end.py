@@ -30,7 +30,13 @@ TRAIN = {
     "loss": {"dense_blocks": [0, 1]},
     "augment": {"shift_voxels": 2},
 }
-EVALUATE = {"truth_ids": "study_id", "resamples": 20, "body_hu": 4000, "overlay_window": [0, 65535], "overlay_cases": 1}
+EVALUATE = {
+    "truth_ids": "study_id",
+    "resamples": 20,
+    "body_above": 4000,
+    "overlay_window": [0, 65535],
+    "overlay_cases": 1,
+}
 
 
 def write_films(root: Path) -> list[tuple[int, int] | None]:

@@ -120,7 +120,7 @@ class EvaluateConfig(StageConfig):
     thresholds: int = Field(
         default=256, ge=2, description="logit thresholds searched for the calibrated and the oracle Dice"
     )
-    body_hu: float = Field(
+    body_above: float = Field(
         default=-500.0,
         description="HU; what is denser, holes filled slice by slice, is the body in which chance is counted",
     )
@@ -131,7 +131,7 @@ class EvaluateConfig(StageConfig):
         description="share of images without the finding that may be called; the conformal cut-off of each finding, fitted on "
         "validation images without it, keeps to it",
     )
-    surface_tolerance_mm: float = Field(
+    surface_tolerance: float = Field(
         default=5.0,
         gt=0,
         description="mm; surface Dice counts a boundary this near as met; about one voxel of the model's grid",
@@ -185,9 +185,12 @@ class FilmEvaluateConfig(EvaluateConfig):
         default="study_uid",
         description="what names those files: the original SOP Instance UID, or GLINT's pseudonym (study_id)",
     )
-    body_hu: float = Field(
+    body_above: float = Field(
         default=4000.0,
         description="16-bit grey; what is brighter, holes filled, is the body in which chance is counted",
+    )
+    surface_tolerance: float = Field(
+        default=3.0, gt=0, description="pixels of the model's grid; surface Dice counts a boundary this near as met"
     )
     overlay_window: tuple[float, float] = Field(
         default=(0.0, 65535.0), description="16-bit grey; what overlays show black and white"

@@ -141,12 +141,6 @@ class Encoder(nn.Module):
             parameter.requires_grad_(not name.startswith(self.idle))
         return self
 
-    @property
-    def attention_scores(self) -> int:
-        """Query-key pairs of one block and one volume: what eager attention holds in memory at once."""
-        tokens = self.grid[0] * self.grid[1] * self.grid[2]
-        return self.heads * tokens**2
-
     def attention_kernel(self, kind: str) -> None:
         """`sdpa` (fused) or `eager` (two matrix products with a softmax between); equal up to rounding."""
         raise NotImplementedError

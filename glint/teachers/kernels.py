@@ -26,8 +26,8 @@ CLEARLY_FASTER = 1.25
 """The margin keeps the choice, and with it every token's last bit, the same from run to run."""
 LEAST_COSINE = 0.995
 ROUNDS = 3
-EAGER_SCORES = 1 << 28
-"""Scores of a batch beyond which eager attention is not tried: 1 GiB in float32, twice that with the softmax."""
+ENOUGH_S = 20.0
+"""No further round after so many seconds: a pass of minutes is told apart by its first, and is not run a dozen times to choose."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,20 +72,32 @@ def candidates(precision: Precision | Literal["auto"], attention: Attention | Li
     return [Kernel(precision=one, attention=other) for one in precisions for other in attentions]
 
 
-def measured_s(
-    passes: Sequence[Callable[[Tensor], Encoded]], volume_BCZYX: Tensor, *, rounds: int = ROUNDS
-) -> list[float]:
-    """Seconds of the best of some interleaved passes of each, after one to warm up."""
+def measured(
+    passes: Sequence[Callable[[Tensor], Encoded]], volume_BCZYX: Tensor, *, enough_s: float = ENOUGH_S
+) -> tuple[list[float], list[float]]:
+    """Seconds of the best of some interleaved passes of each, and the cosine of its tokens to the first one's.
+
+    The first round warms up and counts only where it took `enough_s`. On a processor seconds are of the processor, which neighbours
+    spoil less than those of the clock.
+    """
+    clock = time.perf_counter if volume_BCZYX.is_cuda else time.process_time
+    started_s, exact, cosines = time.perf_counter(), None, []
     best = [float("inf")] * len(passes)
-    for number in range(rounds + 1):
-        for place, one in enumerate(passes):
-            started_s = time.perf_counter()
-            one(volume_BCZYX)
+    for number in range(ROUNDS + 1):
+        seconds = []
+        for one in passes:
+            begun_s = clock()
+            tokens = one(volume_BCZYX).patch_tokens_BND
             if volume_BCZYX.is_cuda:
                 torch.cuda.synchronize()
-            if number:
-                best[place] = min(best[place], time.perf_counter() - started_s)
-    return best
+            seconds.append(clock() - begun_s)
+            if number == 0:
+                exact = tokens if exact is None else exact
+                cosines.append(float(F.cosine_similarity(tokens, exact, dim=-1).mean()))
+        best = seconds if number < 2 else [min(pair) for pair in zip(best, seconds, strict=True)]
+        if time.perf_counter() - started_s > enough_s:
+            break
+    return best, cosines
 
 
 def choose(kernels: Sequence[Kernel], seconds: Sequence[float], cosines: Sequence[float]) -> Kernel:
@@ -99,14 +111,10 @@ def choose(kernels: Sequence[Kernel], seconds: Sequence[float], cosines: Sequenc
 
 def fastest_pass(teacher: FrozenTeacher, kernels: Sequence[Kernel], probe_BCZYX: Tensor) -> TeacherPass:
     """The teacher under the kernel that is fastest on `probe_BCZYX`, a batch of the size to come."""
-    if teacher.encoder.attention_scores * len(probe_BCZYX) > EAGER_SCORES:
-        kernels = [one for one in kernels if one.attention == "sdpa"] or kernels
     if len(kernels) == 1:
         return TeacherPass(teacher, kernels[0])
     passes = [TeacherPass(teacher, kernel) for kernel in kernels]
-    exact = passes[0](probe_BCZYX).patch_tokens_BND
-    cosines = [float(F.cosine_similarity(one(probe_BCZYX).patch_tokens_BND, exact, dim=-1).mean()) for one in passes]
-    seconds = measured_s(passes, probe_BCZYX)
+    seconds, cosines = measured(passes, probe_BCZYX)
     chosen = choose(kernels, seconds, cosines)
     told = ", ".join(f"{kernel.name} {value:.3f} s" for kernel, value in zip(kernels, seconds, strict=True))
     log(f"teacher's pass: {told}; taking {chosen.name}")

@@ -19,11 +19,14 @@ from torch import Tensor, nn
 
 from glint.core.config.families import IMAGENET_DEVIATION, IMAGENET_MEAN
 from glint.core.errors import InputError
+from glint.teachers.attention import transformers_attention
 from glint.teachers.encoder import Encoder, Size, Standardisation, Triple
 
 NOT_ARCHITECTURE = frozenset(
     {"_name_or_path", "architectures", "transformers_version", "dtype", "id2label", "label2id"}
 )
+
+EAGER = "glint_eager"
 
 
 @contextmanager
@@ -147,8 +150,11 @@ class TransformersEncoder(Encoder):
         return outcome
 
     def attention_kernel(self, kind: str) -> None:
-        """`sdpa` or `eager`."""
-        self.config._attn_implementation = kind
+        """`sdpa` or `eager`, the latter ours: those of `transformers` hold all scores at once, V-JEPA 2's in float32."""
+        from transformers import AttentionInterface
+
+        AttentionInterface.register(EAGER, transformers_attention)
+        self.config._attn_implementation = EAGER if kind == "eager" else kind
 
 
 class SliceEncoder(TransformersEncoder):
@@ -156,12 +162,6 @@ class SliceEncoder(TransformersEncoder):
 
     prefix: int
     """Tokens before the first patch: CLS and registers."""
-
-    @property
-    def attention_scores(self) -> int:
-        """Query-key pairs of one block and one volume, whose slices attend to themselves alone."""
-        slices, rows, columns = self.grid
-        return slices * self.heads * (self.prefix + rows * columns) ** 2
 
     def slices(self, volume_BCZYX: Tensor) -> Tensor:
         """(B, 3, Z, Y, X) → standardised (B · Z, 3, Y, X)."""

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
+from glint.teachers.attention import eager_attention
 from glint.teachers.encoder import Encoded, Encoder, check_layers
 
 LAYER_NORM_EPSILON = 1e-6
@@ -86,10 +87,10 @@ def rotary_angles(coordinates_N3: Tensor, head_width: int, base: float) -> Tenso
     return angles
 
 
-def rotate(tokens_BHNE: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn channel pairs (i, i + E/2) by the angles whose cos and sin broadcast to (B, H, N, E/2)."""
-    first, second = tokens_BHNE.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+def rotate(tokens: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn channel pairs (i, i + E/2) of tokens (…, N, E) by angles; `cos` and `sin` as `RotaryTable` gives them."""
+    first, second = tokens.chunk(2, dim=-1)
+    return torch.addcmul(tokens * cos, torch.cat([second, first], dim=-1), sin)
 
 
 def sincos_embedding(coordinates_N3: Tensor, width: int, base: float) -> Tensor:
@@ -169,23 +170,13 @@ class Attention(nn.Module):
         """(B, N, D) → (B, N, D); `rotation` as `RotaryTable` gives it, `mask_B11N` false where a key is hidden."""
         batch, count, width = tokens_BND.shape
         qkv = self.qkv(tokens_BND).view(batch, count, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        query, key, value = qkv.unbind(0)
-        if rotation is not None:
-            query, key = rotate(query, *rotation), rotate(key, *rotation)
+        query_key, value = qkv[:2], qkv[2]
+        query, key = query_key if rotation is None else rotate(query_key, *rotation)
         if self.kernel == "eager":
             mixed = eager_attention(query, key, value, mask_B11N)
         else:
             mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask_B11N)
         return self.output(mixed.transpose(1, 2).reshape(batch, count, width))  # type: ignore[no-any-return]
-
-
-def eager_attention(query: Tensor, key: Tensor, value: Tensor, mask_B11N: Tensor | None) -> Tensor:
-    """Softmax attention in two matrix products; faster than the fused kernel for few tokens on some processors."""
-    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
-    if mask_B11N is not None:
-        scores = scores.masked_fill(~mask_B11N, -math.inf)
-    mixed: Tensor = scores.softmax(dim=-1) @ value
-    return mixed
 
 
 class Block(nn.Module):
@@ -237,8 +228,8 @@ class RotaryTable(nn.Module):
         self.register_buffer("sin", angles.sin(), persistent=False)
 
     def forward(self, dtype: torch.dtype, keep_BK: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Cos and sin as (1, 1, N, E/2), or (B, 1, K, E/2) for kept tokens."""
-        cos, sin = self.cos.to(dtype), self.sin.to(dtype)
+        """Cos twice and sin with both signs, one for each half of the channels: (1, 1, N, E), or (B, 1, K, E) for kept tokens."""
+        cos, sin = torch.cat([self.cos, self.cos], dim=-1).to(dtype), torch.cat([-self.sin, self.sin], dim=-1).to(dtype)
         if keep_BK is None:
             return cos[None, None], sin[None, None]
         return cos[keep_BK][:, None], sin[keep_BK][:, None]

@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from glint.teachers.kernels import Kernel, TeacherPass, candidates, choose, fastest_pass
+from glint.teachers.attention import eager_attention
+from glint.teachers.kernels import Kernel, TeacherPass, candidates, choose, fastest_pass, measured
 from glint.teachers.registry import FrozenTeacher
 from glint.teachers.vjepa import EncoderConfig, VisionTransformer3D
 
@@ -47,12 +48,42 @@ def test_what_the_configuration_fixes_is_not_measured(teacher, capsys):
     assert "taking" in capsys.readouterr().err
 
 
-def test_eager_attention_is_not_tried_where_its_scores_would_fill_the_memory(teacher, monkeypatch, capsys):
-    volume = torch.rand(2, 2, 8, 16, 12)
-    assert teacher.encoder.attention_scores == 24 * 24
-    monkeypatch.setattr("glint.teachers.kernels.EAGER_SCORES", 2 * 24 * 24 - 1)
-    fastest_pass(teacher, candidates("auto", "auto"), volume)
-    assert "eager" not in capsys.readouterr().err
-    monkeypatch.setattr("glint.teachers.kernels.EAGER_SCORES", 2 * 24 * 24)
-    fastest_pass(teacher, candidates("auto", "auto"), volume)
-    assert "eager" in capsys.readouterr().err
+@pytest.mark.parametrize(("scores", "rows"), [(1 << 20, 128), (100, 4), (1, 3), (60, 5)])
+def test_attention_in_tiles_is_attention_whatever_the_tiles(monkeypatch, scores, rows):
+    """Against the textbook, with more keys than one tile holds, hidden keys, and last tiles that are not full."""
+    monkeypatch.setattr("glint.teachers.attention.TILE_SCORES", scores)
+    monkeypatch.setattr("glint.teachers.attention.TILE_ROWS", rows)
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = torch.randn(3, 2, 3, 7, 4, generator=generator, dtype=torch.float64)
+    seen = torch.ones(2, 1, 1, 7, dtype=torch.bool)
+    seen[1, ..., 2:5] = False
+    found = eager_attention(query, key, value, seen)
+    for volume in range(2):
+        for head in range(3):
+            weights = (query[volume, head] @ key[volume, head].T / 2).exp() * seen[volume, 0]
+            expected = (weights / weights.sum(dim=1, keepdim=True)) @ value[volume, head]
+            torch.testing.assert_close(found[volume, head], expected)
+
+
+def test_no_more_scores_than_a_tile_are_held_at_once(monkeypatch):
+    monkeypatch.setattr("glint.teachers.attention.TILE_SCORES", 300)
+    monkeypatch.setattr("glint.teachers.attention.TILE_ROWS", 8)
+    held, softmax = [], torch.Tensor.softmax
+    monkeypatch.setattr(torch.Tensor, "softmax", lambda scores, dim: held.append(scores.numel()) or softmax(scores, dim))
+    query, key, value = torch.randn(3, 2, 3, 30, 4)
+    eager_attention(query, key, value)
+    assert max(held) <= 300 and sum(held) == 2 * 3 * 30 * 30
+
+
+def test_a_pass_of_minutes_is_not_run_a_dozen_times_to_choose(teacher):
+    runs = []
+
+    def counted(volume):
+        runs.append(1)
+        return teacher.encode(volume, layers=())
+
+    volume = torch.rand(1, 2, 8, 16, 12)
+    seconds, cosines = measured([counted, counted], volume, enough_s=0.0)
+    assert len(runs) == 2 and cosines == pytest.approx([1, 1]) and 0 < max(seconds) < 60
+    measured([counted, counted], volume, enough_s=60.0)
+    assert len(runs) == 2 + 2 * 4

@@ -8,10 +8,10 @@ from torch import nn
 from glint.core.errors import InputError
 from glint.teachers.vjepa import (
     EncoderConfig,
+    RotaryTable,
     VisionTransformer3D,
     grid_coordinates,
     patchify,
-    rotary_angles,
     rotate,
     sincos_embedding,
 )
@@ -123,8 +123,8 @@ def test_rotary_scores_depend_on_the_offset_of_two_patches_alone(head_width):
     offsets = torch.tensor([[1.0, 2, -1], [1, 2, -1], [2, 2, -1], [1, 3, -1], [1, 2, 0]])
 
     def turned(vector, places):
-        angles = rotary_angles(places, head_width, 10.0)
-        return rotate(vector.expand(1, 1, len(places), -1), angles.cos(), angles.sin())[0, 0]
+        rotation = RotaryTable(places, head_width, 10.0)(torch.float32)
+        return rotate(vector.expand(1, 1, len(places), -1), *rotation)[0, 0]
 
     scores = (turned(query, first) * turned(key, first + offsets)).sum(dim=-1)
     assert scores[0] == pytest.approx(scores[1].item(), abs=1e-4)

@@ -18,7 +18,11 @@ TILE_ROWS = 128
 
 
 def eager_attention(
-    query_BHNE: Tensor, key_BHNE: Tensor, value_BHNE: Tensor, mask_B11N: Tensor | None = None, scale: float | None = None
+    query_BHNE: Tensor,
+    key_BHNE: Tensor,
+    value_BHNE: Tensor,
+    mask_B11N: Tensor | None = None,
+    scale: float | None = None,
 ) -> Tensor:
     """softmax(query · keyᵀ · scale) · value, (B, H, N, E); `mask_B11N` is false where a key is hidden, `scale` 1 / sqrt(E) if not given."""
     batch, heads, count, width = query_BHNE.shape

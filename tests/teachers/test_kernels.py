@@ -69,7 +69,9 @@ def test_no_more_scores_than_a_tile_are_held_at_once(monkeypatch):
     monkeypatch.setattr("glint.teachers.attention.TILE_SCORES", 300)
     monkeypatch.setattr("glint.teachers.attention.TILE_ROWS", 8)
     held, softmax = [], torch.Tensor.softmax
-    monkeypatch.setattr(torch.Tensor, "softmax", lambda scores, dim: held.append(scores.numel()) or softmax(scores, dim))
+    monkeypatch.setattr(
+        torch.Tensor, "softmax", lambda scores, dim: held.append(scores.numel()) or softmax(scores, dim)
+    )
     query, key, value = torch.randn(3, 2, 3, 30, 4)
     eager_attention(query, key, value)
     assert max(held) <= 300 and sum(held) == 2 * 3 * 30 * 30

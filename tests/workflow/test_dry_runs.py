@@ -56,6 +56,8 @@ def test_with_an_online_teacher_nothing_plans_a_feature_cache(tmp_path):
     assert "features" not in jobs and jobs["train"] == 2
     assert "--features" not in plan.stdout
     assert "--teacher results/ct/07_teacher" in plan.stdout
+    alone = snakemake(tmp_path, "--dry-run", *online, "--", "features_ct")  # what DVC's stage 08 asks for
+    assert alone.returncode == 0 and "features" not in planned(alone)
 
 
 def films(tmp_path: Path, more: str = "") -> list[str]:

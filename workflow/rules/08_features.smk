@@ -30,11 +30,5 @@ for modality in modalities_of("features"):
         name:
             f"features_{modality}"
         input:
-            wanted(
-                modality,
-                [
-                    f"results/{modality}/08_features/{shard}/manifest.parquet"
-                    for shard in SHARDS[modality]
-                ],
-            ),
+            wanted(modality, cache_manifests(modality)),
         localrule: True

@@ -86,13 +86,19 @@ def pretrained_teacher(modality):
     return asked
 
 
-def cached_features(wildcards):
-    """Input function: manifests of stage 08; none where the teacher runs in the training step."""
-    if section("teacher", wildcards.modality).features == "online":
+def cache_manifests(modality):
+    """Manifests of stage 08; none where the teacher runs in the training step."""
+    if section("teacher", modality).features == "online":
         return []
-    return per_shard("results/{modality}/08_features/{shard}/manifest.parquet")(
-        wildcards
-    )
+    return [
+        f"results/{modality}/08_features/{shard}/manifest.parquet"
+        for shard in SHARDS[modality]
+    ]
+
+
+def cached_features(wildcards):
+    """Input function: `cache_manifests` of the modality."""
+    return cache_manifests(wildcards.modality)
 
 
 def features_argument(wildcards, input):

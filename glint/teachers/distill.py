@@ -25,14 +25,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glint.core.config.teacher import DistillConfig
-from glint.core.seeds import derived_seed, generator
+from glint.core.seeds import generator
 from glint.core.stopping import TimeLimit
-from glint.teachers.appearance import fit_patch_embedding
 from glint.teachers.steps import (
     ALONE,
     Pretrained,
     SharedStep,
     Volumes,
+    appearance_draws,
+    first_encoder,
     first_volumes,
     make_optimizer,
     momentum_at,
@@ -41,6 +42,7 @@ from glint.teachers.steps import (
     run_steps,
     state_of,
     update_target,
+    volume_at,
 )
 from glint.teachers.vjepa import EncoderConfig, VisionTransformer3D, select_tokens
 
@@ -86,8 +88,7 @@ def draw_crops(
     small: list[list[Tensor]] = [[] for _ in range(config.local_crops)]
     kept: list[list[Tensor]] = [[] for _ in range(config.local_crops)]
     for position in range(step * config.batch_size, (step + 1) * config.batch_size)[part]:
-        epoch, place = divmod(position, len(volumes))
-        index = int(generator(seed, "distill order", epoch).permutation(len(volumes))[place])
+        index = volume_at(position, len(volumes), seed=seed, purpose="distill order")
         rng = generator(seed, "distill crops", position)
         volume = torch.from_numpy(volumes.window(index))
         for number in range(config.global_crops + config.local_crops):
@@ -203,15 +204,14 @@ class Distiller:
         """As `Pretrainer`."""
         self.encoder_config, self.config, self.ranks = encoder_config, config, ranks
         self.device = device or torch.device("cpu")
-        draws = torch.Generator().manual_seed(derived_seed(seed, "teacher appearance"))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derived_seed(seed, "teacher weights"))
-            self.encoder = VisionTransformer3D(encoder_config)
-            heads = nn.ModuleDict({kind: Head(encoder_config.width, config) for kind in ("image", "patch")})
-        if start is None:
-            fit_patch_embedding(self.encoder, first_BCZYX, generator=draws)
-        else:
-            self.encoder.load_state_dict(start.state_dict())
+        self.encoder, heads = first_encoder(
+            encoder_config,
+            lambda: nn.ModuleDict({kind: Head(encoder_config.width, config) for kind in ("image", "patch")}),
+            seed=seed,
+            first_BCZYX=first_BCZYX,
+            draws=appearance_draws(seed),
+            start=start,
+        )
         voxels = self.encoder.patches(first_BCZYX[:1])
         blank = nn.ParameterDict({"voxels": nn.Parameter(voxels.mean(dim=(0, 1)))})  # what a masked patch looks like
         self.online = nn.ModuleDict({"encoder": self.encoder, "heads": heads, "blank": blank}).to(self.device)

@@ -24,15 +24,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glint.core.config.teacher import PretrainConfig
-from glint.core.seeds import derived_seed, generator
+from glint.core.seeds import generator
 from glint.core.stopping import TimeLimit
-from glint.teachers.appearance import AppearanceCode, fit_patch_embedding
+from glint.teachers.appearance import AppearanceCode
 from glint.teachers.masking import block_mask, loss_weights
 from glint.teachers.steps import (
     ALONE,
     Pretrained,
     SharedStep,
     Volumes,
+    appearance_draws,
+    first_encoder,
     first_volumes,
     make_optimizer,
     momentum_at,
@@ -41,6 +43,7 @@ from glint.teachers.steps import (
     run_steps,
     state_of,
     update_target,
+    volume_at,
 )
 from glint.teachers.vjepa import (
     LAYER_NORM_EPSILON,
@@ -139,16 +142,10 @@ class Pretrainer:
         """
         self.ranks, self.device = ranks, device or torch.device("cpu")
         self.encoder_config, self.config = encoder_config, config
-        draws = torch.Generator().manual_seed(derived_seed(seed, "teacher appearance"))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derived_seed(seed, "teacher weights"))
-            self.encoder = VisionTransformer3D(encoder_config)
-            self.predictor = Predictor(encoder_config, config)
-            self.read_out = nn.Linear(encoder_config.width, config.appearance_width)
-        if start is None:
-            fit_patch_embedding(self.encoder, first_BCZYX, generator=draws)
-        else:
-            self.encoder.load_state_dict(start.state_dict())
+        draws = appearance_draws(seed)
+        self.encoder, others = first_encoder(
+            encoder_config, self._others, seed=seed, first_BCZYX=first_BCZYX, draws=draws, start=start
+        )
         self.appearance = AppearanceCode(
             encoder_config,
             first_BCZYX,
@@ -156,11 +153,15 @@ class Pretrainer:
             width=config.appearance_width,
             generator=draws,
         )
-        for part in (self.encoder, self.predictor, self.read_out, self.appearance):
-            part.to(self.device)
+        self.online = nn.ModuleDict({"encoder": self.encoder, **others}).to(self.device)
+        self.appearance.to(self.device)
         self.target = copy.deepcopy(self.encoder).requires_grad_(False).eval()
-        self.online = nn.ModuleDict({"encoder": self.encoder, "predictor": self.predictor, "read_out": self.read_out})
         self.optimizer = make_optimizer(self.online, config)
+
+    def _others(self) -> nn.ModuleDict:
+        config, width = self.config, self.encoder_config.width
+        predictor = Predictor(self.encoder_config, config)
+        return nn.ModuleDict({"predictor": predictor, "read_out": nn.Linear(width, config.appearance_width)})
 
     def losses(self, batch: PretrainBatch) -> tuple[dict[str, Tensor], Tensor]:
         """Loss terms by name, and the target's tokens of the deepest level (B, N, D)."""
@@ -176,7 +177,7 @@ class Pretrainer:
         seen_RKV = voxels_BNV[rows_R[:, None], visible]
         encoded = self.encoder.encode_patches(seen_RKV, layers=levels, keep_BK=visible)
         context_RKD = stack_levels(encoded.hidden, levels)
-        predicted_RTD = self.predictor(context_RKD, visible, batch.asked_RQ)
+        predicted_RTD = self.online["predictor"](context_RKD, visible, batch.asked_RQ)
         error_RT = F.smooth_l1_loss(predicted_RTD, wanted_RTD, reduction="none").mean(dim=-1)
         terms = {
             "latent": (error_RT * batch.weight_RT).mean() / batch.weight_mean,
@@ -184,7 +185,7 @@ class Pretrainer:
         }
         if self.config.appearance_weight > 0:
             code_RKT = self.appearance(seen_RKV, visible)
-            terms["appearance"] = F.smooth_l1_loss(self.read_out(encoded.patch_tokens_BND), code_RKT)
+            terms["appearance"] = F.smooth_l1_loss(self.online["read_out"](encoded.patch_tokens_BND), code_RKT)
         return terms, target[max(levels)]
 
     def take(self, volumes: Volumes, *, seed: int, step: int) -> tuple[dict[str, float], Tensor]:
@@ -224,8 +225,7 @@ def draw_batch(
     wanted = range(config.batch_size)[part or slice(None)]
     for place_in_batch in range(config.batch_size):
         position = step * config.batch_size + place_in_batch
-        epoch, place = divmod(position, len(volumes))
-        index = int(generator(seed, "teacher order", epoch).permutation(len(volumes))[place])
+        index = volume_at(position, len(volumes), seed=seed, purpose="teacher order")
         rng = generator(seed, "teacher volume", position)
         dz, dy, dx = (int(shift) for shift in rng.integers(-config.shift_voxels, config.shift_voxels + 1, size=3))
         dz *= encoder.volume_zyx[0] > 1  # a film has no depth to move along

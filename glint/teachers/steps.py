@@ -21,9 +21,11 @@ from torch import Tensor, nn
 from glint.core.config.teacher import Schedule
 from glint.core.errors import FingerprintError, InputError
 from glint.core.progress import log, track
+from glint.core.seeds import derived_seed, generator
 from glint.core.stopping import REQUEUE_EXIT_CODE, TimeLimit, stop_request
 from glint.formats.checkpoint import read_state, write_state
-from glint.teachers.vjepa import VisionTransformer3D
+from glint.teachers.appearance import fit_patch_embedding
+from glint.teachers.vjepa import EncoderConfig, VisionTransformer3D
 
 
 class Volumes(Protocol):
@@ -156,6 +158,40 @@ def first_volumes(volumes: Volumes, count: int) -> Tensor:
     """(B, C, Z, Y, X): up to `count` volumes, evenly spread over all."""
     chosen = np.unique(np.linspace(0, len(volumes) - 1, num=min(count, len(volumes))).round().astype(int))
     return torch.from_numpy(np.stack([volumes.window(int(index)) for index in chosen]))
+
+
+def volume_at(position: int, count: int, *, seed: int, purpose: str) -> int:
+    """Which of `count` volumes stands at `position` of an endless row of epochs, each of which shows every volume once."""
+    epoch, place = divmod(position, count)
+    return int(generator(seed, purpose, epoch).permutation(count)[place])
+
+
+def first_encoder(
+    config: EncoderConfig,
+    rest: Callable[[], nn.ModuleDict],
+    *,
+    seed: int,
+    first_BCZYX: Tensor,
+    draws: torch.Generator,
+    start: VisionTransformer3D | None,
+) -> tuple[VisionTransformer3D, nn.ModuleDict]:
+    """The encoder before its first step, and what else learns with it, made by `rest`; weights are a function of `seed`.
+
+    `start`: weights to go on from; without it the patch embedding is fitted to `first_BCZYX`.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed(seed, "teacher weights"))
+        encoder, others = VisionTransformer3D(config), rest()
+    if start is None:
+        fit_patch_embedding(encoder, first_BCZYX, generator=draws)
+    else:
+        encoder.load_state_dict(start.state_dict())
+    return encoder, others
+
+
+def appearance_draws(seed: int) -> torch.Generator:
+    """Random numbers of the first patch embedding and the appearance code."""
+    return torch.Generator().manual_seed(derived_seed(seed, "teacher appearance"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -176,7 +176,7 @@ def test_the_prediction_can_not_depend_on_hidden_voxels():
 
     def predicted(volume_BCZYX):
         hidden_levels = made.encoder(volume_BCZYX[:1], layers=(0, 1), keep_BK=batch.visible_RK[:1]).hidden
-        return made.predictor(stack_levels(hidden_levels, (0, 1)), batch.visible_RK[:1], batch.asked_RQ[:1])
+        return made.online["predictor"](stack_levels(hidden_levels, (0, 1)), batch.visible_RK[:1], batch.asked_RQ[:1])
 
     assert torch.equal(predicted(batch.volume_BCZYX), predicted(changed))
     target = [made.target(volume[:1], layers=(0, 1)).hidden[1] for volume in (batch.volume_BCZYX, changed)]
@@ -191,7 +191,7 @@ def test_the_latent_term_is_the_weighted_smooth_l1_of_normalised_target_levels()
         volume = batch.volume_BCZYX[row // 2][None]
         visible, asked = batch.visible_RK[row][None], batch.asked_RQ[row][None]
         context = made.encoder(volume, layers=(0, 1), keep_BK=visible).hidden
-        predicted = made.predictor(stack_levels(context, (0, 1)), visible, asked)[0]
+        predicted = made.online["predictor"](stack_levels(context, (0, 1)), visible, asked)[0]
         target = made.target(volume, layers=(0, 1)).hidden
         for place, token in enumerate([*visible[0].tolist(), *asked[0].tolist()]):
             wanted = []

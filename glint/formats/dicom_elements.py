@@ -5,13 +5,18 @@ Source: DICOM PS3.5 section 6.2 (value representations).
 
 import math
 from functools import cache, lru_cache
+from typing import TypeAlias
 
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
+from glint.formats.plain_header import PlainHeader
+
 TEXT_NUMBERS = ("DS", "IS")
+ABSENT = (b"", "")
+Elements: TypeAlias = Dataset | PlainHeader
 
 
 @cache
@@ -20,8 +25,10 @@ def _tag_and_vr(keyword: str) -> tuple[int, str]:
     return tag, dictionary_VR(tag)
 
 
-def _raw(dataset: Dataset, keyword: str) -> tuple[bytes, str] | None:
+def _raw(dataset: Elements, keyword: str) -> tuple[bytes, str] | None:
     """Bytes and type of an element as it lies in a little-endian file; None where it is absent or was parsed before."""
+    if isinstance(dataset, PlainHeader):
+        return dataset.elements.get(keyword, ABSENT)
     tag, vr = _tag_and_vr(keyword)
     element = dataset.get_item(tag)
     if isinstance(element, RawDataElement) and isinstance(element.value, bytes) and element.is_little_endian:
@@ -37,14 +44,16 @@ def _text_as_numbers(text: bytes) -> tuple[float, ...] | None:
         return None
 
 
-def numbers_of(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
+def numbers_of(dataset: Elements, keyword: str, count: int) -> tuple[float, ...] | None:
     """The `count` finite numbers of an element, or None if it is absent or anything else."""
     numbers: tuple[float, ...] | None
     value, vr = _raw(dataset, keyword) or (b"", "")
     if vr in TEXT_NUMBERS:
         numbers = _text_as_numbers(value)
-    elif vr == "US" and len(value) == 2:
-        numbers = (float(int.from_bytes(value, "little")),)
+    elif vr in ("US", "SS") and len(value) == 2:
+        numbers = (float(int.from_bytes(value, "little", signed=vr == "SS")),)
+    elif isinstance(dataset, PlainHeader):
+        numbers = None
     else:
         try:
             given = dataset.get(keyword)
@@ -54,15 +63,15 @@ def numbers_of(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...] 
     return numbers if numbers is not None and len(numbers) == count and all(map(math.isfinite, numbers)) else None
 
 
-def text_of(dataset: Dataset, keyword: str) -> str:
+def text_of(dataset: Elements, keyword: str) -> str:
     """The element as stripped text, "" where it is absent."""
     value, _ = _raw(dataset, keyword) or (b"\x1b", "")
-    if value.isascii() and b"\x1b" not in value:
+    if isinstance(dataset, PlainHeader) or (value.isascii() and b"\x1b" not in value):
         return str(value, "ascii").strip(" \0")
     return str(dataset.get(keyword) or "").strip()
 
 
-def integer_of(dataset: Dataset, keyword: str, absent: int) -> int:
+def integer_of(dataset: Elements, keyword: str, absent: int) -> int:
     """The one number of an element, cut to a whole one, or `absent`."""
     number = numbers_of(dataset, keyword, 1)
     return absent if number is None else int(number[0])

@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,7 +21,8 @@ from pydicom.uid import (
 
 from glint.core.errors import InputError, Quarantine
 from glint.formats.dicom import PIXEL_DATA, fragments_complete
-from glint.formats.dicom_elements import integer_of, numbers_of, text_of
+from glint.formats.dicom_elements import Elements, integer_of, numbers_of, text_of
+from glint.formats.plain_header import HEAD_BYTES, PlainHeader, plain_header
 
 INT16 = np.iinfo(np.int16)
 FUNCTIONAL_GROUPS = ("PlanePosition", "PlaneOrientation", "PixelMeasures", "PixelValueTransformation")
@@ -80,7 +81,7 @@ def _first_item(dataset: Dataset, keyword: str) -> Dataset:
     return (dataset.get(keyword) or [Dataset()])[0]
 
 
-def _padding(dataset: Dataset) -> tuple[float, float] | None:
+def _padding(dataset: Elements) -> tuple[float, float] | None:
     value, limit = (numbers_of(dataset, f"PixelPadding{end}", 1) for end in ("Value", "RangeLimit"))
     if value is None:
         return None
@@ -90,8 +91,24 @@ def _padding(dataset: Dataset) -> tuple[float, float] | None:
     return min(ends), max(ends)
 
 
-def _native_pixels(handle: BinaryIO, dataset: Dataset) -> NativePixels | None:
-    """Where the pixels lie if they need no decoder, `handle` standing at their element; None sends them to pydicom.
+def _native_pixels(elements: Elements, start: int, length: int, size: int) -> NativePixels | None:
+    """Where the pixels lie, `length` bytes from `start` in a file of `size` bytes; None sends them to pydicom."""
+    rows, columns, samples, frames, allocated, stored = (
+        integer_of(elements, keyword, absent)
+        for keyword, absent in (
+            ("Rows", 0), ("Columns", 0), ("SamplesPerPixel", 1), ("NumberOfFrames", 1), ("BitsAllocated", 0),
+            ("BitsStored", 0),
+        )
+    )  # fmt: skip
+    complete = length == 2 * rows * columns and start + length <= size
+    if not complete or (samples, frames, allocated) != (1, 1, 16) or not 1 <= stored <= 16:
+        return None
+    signed = integer_of(elements, "PixelRepresentation", -1)
+    return NativePixels(offset=start, bits_stored=stored, signed=signed == 1) if signed in (0, 1) else None
+
+
+def _pixels_of_dataset(handle: BinaryIO, dataset: Dataset) -> NativePixels | None:
+    """`_native_pixels` of what pydicom has read, `handle` standing at the pixels' element.
 
     Raises:
         EOFError: they are compressed and end early; decoders may spin on such for seconds.
@@ -105,23 +122,18 @@ def _native_pixels(handle: BinaryIO, dataset: Dataset) -> NativePixels | None:
     if syntax not in (ImplicitVRLittleEndian, ExplicitVRLittleEndian) or len(head) < 12 or head[:4] != PIXEL_DATA:
         return None
     explicit = head[4:6] in (b"OW", b"OB")
-    offset = start + (12 if explicit else 8)
     length = int.from_bytes(head[8:12] if explicit else head[4:8], "little")
-    rows, columns, samples, frames, allocated, stored = (
-        integer_of(dataset, keyword, absent)
-        for keyword, absent in (
-            ("Rows", 0), ("Columns", 0), ("SamplesPerPixel", 1), ("NumberOfFrames", 1), ("BitsAllocated", 0),
-            ("BitsStored", 0),
-        )
-    )  # fmt: skip
-    complete = length == 2 * rows * columns and offset + length <= size
-    if not complete or (samples, frames, allocated) != (1, 1, 16) or not 1 <= stored <= 16:
-        return None
-    signed = integer_of(dataset, "PixelRepresentation", -1)
-    return NativePixels(offset=offset, bits_stored=stored, signed=signed == 1) if signed in (0, 1) else None
+    return _native_pixels(dataset, start + (12 if explicit else 8), length, size)
 
 
-def _header(path: Path, dataset: Dataset, frame: int | None = None, native: NativePixels | None = None) -> SliceHeader:
+def _header(
+    path: Path,
+    dataset: Elements,
+    frame: int | None = None,
+    *,
+    native: NativePixels | None = None,
+    deflated: bool = False,
+) -> SliceHeader:
     """The header of a slice, or of one frame: what a functional group says comes before the data set's own."""
     place, plane, pixel, values = (_frame_group(dataset, frame, f"{group}Sequence") for group in FUNCTIONAL_GROUPS)
     spacing = numbers_of(pixel, "PixelSpacing", 2)
@@ -142,7 +154,7 @@ def _header(path: Path, dataset: Dataset, frame: int | None = None, native: Nati
         padding=_padding(dataset),
         native=native,
         instance_number=integer_of(dataset, "InstanceNumber", 0) if frame is None else frame + 1,
-        deflated=dataset.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian,
+        deflated=deflated,
         patient=text_of(dataset, "PatientID"),
         study=text_of(dataset, "StudyInstanceUID"),
         series=text_of(dataset, "SeriesInstanceUID"),
@@ -150,22 +162,28 @@ def _header(path: Path, dataset: Dataset, frame: int | None = None, native: Nati
     )
 
 
-def _frame_group(dataset: Dataset, frame: int | None, group: str) -> Dataset:
+def _frame_group(dataset: Elements, frame: int | None, group: str) -> Elements:
     """One functional group of a frame: its own, else the shared one (PS3.3 C.7.6.16). A plain slice has all inline."""
-    if frame is None:
+    if frame is None or isinstance(dataset, PlainHeader):
         return dataset
     own = _first_item(dataset.PerFrameFunctionalGroupsSequence[frame], group)
     return own or _first_item(_first_item(dataset, "SharedFunctionalGroupsSequence"), group)
 
 
 def _headers(path: Path) -> list[SliceHeader]:
+    with path.open("rb", buffering=0) as handle:
+        plain = plain_header(handle.read(HEAD_BYTES))
+        if plain is not None:
+            size = os.fstat(handle.fileno()).st_size
+            return [_header(path, plain, native=_native_pixels(plain, plain.pixels_start, plain.pixels_length, size))]
     with path.open("rb") as handle:
         dataset = _read(handle, stop_before_pixels=True)
-        native = _native_pixels(handle, dataset)
+        native = _pixels_of_dataset(handle, dataset)
+    deflated = dataset.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
     groups = dataset.get("PerFrameFunctionalGroupsSequence")
     if not groups or len(groups) != integer_of(dataset, "NumberOfFrames", 1):
-        return [_header(path, dataset, native=native)]
-    return [_header(path, dataset, frame) for frame in range(len(groups))]
+        return [_header(path, dataset, native=native, deflated=deflated)]
+    return [_header(path, dataset, frame, deflated=deflated) for frame in range(len(groups))]
 
 
 def _read(source: Path | BinaryIO, **options: Any) -> Dataset:
@@ -281,10 +299,13 @@ def _shifted(stored: NDArray[Any], slope: float, intercept: float, out: NDArray[
     return True
 
 
-def read_volume_hu(headers: Sequence[SliceHeader]) -> NDArray[Any]:
+def read_volume_hu(
+    headers: Sequence[SliceHeader], *, look: Callable[[int, NDArray[Any]], None] | None = None
+) -> NDArray[Any]:
     """HU of slices that are already in order, shape (Z, Y, X), each with its own rescale (PS3.3 C.11.1.1.2).
 
-    Declared padding beyond 16 bits is held at their limit; everything else is as it was measured.
+    Declared padding beyond 16 bits is held at their limit; everything else is as it was measured. `look` is shown the place
+    and HU of each slice while it is in the processor's cache, where sums over it cost a part of what they do later.
 
     Returns:
         int16 where every slope and intercept is a whole number, otherwise float32, unrounded.
@@ -300,15 +321,16 @@ def read_volume_hu(headers: Sequence[SliceHeader]) -> NDArray[Any]:
     whole = all(number.is_integer() for rescale in known for number in rescale)
     volume = np.empty((len(headers), headers[0].rows, headers[0].columns), np.int16 if whole else np.float32)
     for place, stored in _stored_slices(headers):
-        if _shifted(stored, *known[place], out=volume[place]):
-            continue
-        values = _hu(stored, *known[place])
-        if values.min() < INT16.min or values.max() > INT16.max:
-            low, high = headers[place].padding or (np.inf, -np.inf)
-            values[(stored >= low) & (stored <= high)] = INT16.min
+        if not _shifted(stored, *known[place], out=volume[place]):
+            values = _hu(stored, *known[place])
             if values.min() < INT16.min or values.max() > INT16.max:
-                raise Quarantine("hu_implausible", f"slice {place + 1} of {len(headers)} has values beyond 16 bits")
-        volume[place] = values
+                low, high = headers[place].padding or (np.inf, -np.inf)
+                values[(stored >= low) & (stored <= high)] = INT16.min
+                if values.min() < INT16.min or values.max() > INT16.max:
+                    raise Quarantine("hu_implausible", f"slice {place + 1} of {len(headers)} has values beyond 16 bits")
+            volume[place] = values
+        if look is not None:
+            look(place, volume[place])
     return volume
 
 

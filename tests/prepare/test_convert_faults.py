@@ -149,7 +149,7 @@ def test_every_pair_of_neighbours_exchanged_is_seen_and_none_where_none_was(slic
 
     def surprise(hu: np.ndarray) -> float:
         coarse = coarse_slices(hu)
-        distances = squareform(pdist(coarse, "cityblock")) / coarse.shape[1]
+        distances = squareform(pdist(coarse.reshape(len(coarse), -1), "cityblock")) / coarse[0].size
         return float(max(strangeness(distances).max(), reversal_gain(distances).max()))
 
     assert surprise(volume) < 0.9

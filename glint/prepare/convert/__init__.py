@@ -29,7 +29,7 @@ from glint.prepare.convert.geometry_gate import Stack, pass_gate
 from glint.prepare.convert.padding import padding_mask
 from glint.prepare.convert.plausible_hu import require_plausible_hu
 from glint.prepare.convert.repair import repair
-from glint.prepare.convert.slice_order import require_slices_in_order
+from glint.prepare.convert.slice_order import CoarseSlices, require_slices_in_order
 
 PADDING_TO_AIR, TURNED_AXIAL = "padding_to_air", "turned_to_axial"
 STACKING_AXIS = 2  # of the index (x, y, z)
@@ -65,11 +65,20 @@ def read_stack(stack: Stack, config: ConvertConfig) -> Volume:
     Raises:
         Quarantine: with the reason of the first check that fails.
     """
-    hu = read_volume_hu(stack.headers)
-    padding = padding_mask(stack.headers, hu, config)
+    first = stack.headers[0]
+    coarse, darkest_Z = CoarseSlices((len(stack.headers), first.rows, first.columns)), np.empty(len(stack.headers))
+
+    def look(place: int, slice_YX: NDArray[Any]) -> None:
+        coarse.add(place, slice_YX)
+        darkest_Z[place] = slice_YX.min()
+
+    hu = read_volume_hu(stack.headers, look=look)
+    darkest = float(darkest_Z.min())
+    padding = padding_mask(stack.headers, hu, darkest, config)
     upright, _ = reorient(hu, stack.affine)
-    require_plausible_hu(upright, config, None if padding is None else reorient(padding, stack.affine)[0])
-    require_slices_in_order(stack.headers, hu, config)
+    upright_padding = None if padding is None else reorient(padding, stack.affine)[0]
+    require_plausible_hu(upright, config, upright_padding, darkest=darkest)
+    require_slices_in_order(stack.headers, hu, coarse.means_ZYX, config)
     check_with_dcm2niix(stack.headers, hu, stack.affine, to_be_repaired=bool(stack.repairs))
     return _finished(stack, hu, padding, config)
 

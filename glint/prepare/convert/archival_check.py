@@ -29,7 +29,7 @@ AFFINE_TOLERANCE_MM = 1e-3
 HU_TOLERANCE = 0.01  # float32 rescale of a fractional slope; whole numbers must be equal
 TIMEOUT_S = 900
 SPARE_BYTES = 2**24
-LEAST_SHOWN = 64  # slices
+LEAST_SHOWN = 16  # slices
 REPAIRED = re.compile(r"(_Eq|_Tilt)+(_\d+)?(_Eq(_\d+)?)?\.nii")
 INT16 = np.iinfo(np.int16)
 
@@ -98,6 +98,7 @@ def compare_volumes(
     allowed_mm = AFFINE_TOLERANCE_MM + float(difference_mm[:, :3].max(axis=0) @ (np.array(ours.shape[::-1]) - 1))
     if column_mm > AFFINE_TOLERANCE_MM or origin_mm > allowed_mm:
         raise _disagree(f"affines differ: voxel steps by {column_mm:.4f} mm, origin by {origin_mm:.4f} mm")
+    ours, theirs = _forward_rows(ours, theirs)
     unequal = sum(_count_unequal(a, other.scaled(b)) for a, b in zip(ours, theirs, strict=True))
     if unequal:
         raise _disagree(f"HU differ in {unequal} of {ours.size} voxels")
@@ -108,6 +109,11 @@ def _with_stacking_of(affine: NDArray[np.float64], other_affine: NDArray[np.floa
     mixed = other_affine.copy()
     mixed[:3, 2] = affine[:3, 2] * (1 if affine[:3, 2] @ other_affine[:3, 2] > 0 else -1)
     return mixed
+
+
+def _forward_rows(ours: NDArray[Any], theirs: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The same pairs of voxels, rows read as they lie in memory where both lie backwards: several times as fast."""
+    return (ours[..., ::-1], theirs[..., ::-1]) if ours.strides[-1] < 0 and theirs.strides[-1] < 0 else (ours, theirs)
 
 
 def _count_unequal(slice_YX: NDArray[Any], other_YX: NDArray[Any]) -> int:

@@ -22,18 +22,18 @@ def declared_padding_hu(header: SliceHeader) -> tuple[float, float] | None:
 
 
 def padding_mask(
-    headers: Sequence[SliceHeader], volume_ZYX: NDArray[Any], config: ConvertConfig
+    headers: Sequence[SliceHeader], volume_ZYX: NDArray[Any], darkest: float, config: ConvertConfig
 ) -> NDArray[np.bool_] | None:
     """Voxels that are padding, shape (Z, Y, X): darker than any air, or of the value that the header declares.
 
-    None where no header declares any and no voxel is that dark, as in most scans.
+    None where no header declares any and no voxel is that dark (`darkest` HU is the lowest), as in most scans.
 
     A declared value brighter than air is not believed: scanners declare 0 where 0 is water.
 
     Raises:
         Quarantine: `padding_not_air`, such a value fills a corner of a slice: around the body would be tissue.
     """
-    if all(header.padding is None for header in headers) and volume_ZYX.min() >= config.padding_below_hu:
+    if all(header.padding is None for header in headers) and darkest >= config.padding_below_hu:
         return None
     mask = np.asarray(volume_ZYX < config.padding_below_hu)
     for place, header in enumerate(headers):

@@ -22,7 +22,7 @@ def thinned(volume_ZYX: NDArray[Any]) -> NDArray[Any]:
     """Every n-th voxel per axis, at most 96 × 128 × 128 of them."""
     limits = (EXAMINED_SLICES, EXAMINED_PIXELS, EXAMINED_PIXELS)
     steps = [-(-size // limit) for size, limit in zip(volume_ZYX.shape, limits, strict=True)]
-    return volume_ZYX[:: steps[0], :: steps[1], :: steps[2]]
+    return np.ascontiguousarray(volume_ZYX[:: steps[0], :: steps[1], :: steps[2]])
 
 
 def outside_body(volume_ZYX: NDArray[Any]) -> NDArray[np.bool_]:
@@ -56,7 +56,7 @@ def _require_air_at_its_place(air: NDArray[Any], num_seen: int, config: ConvertC
     """Air around the body lies near -1000 HU; a series cropped within the body has none, and passes."""
     if air.size < LEAST_AIR * num_seen:
         return
-    darker, middle = (float(np.percentile(air, share)) for share in (10, 50))
+    darker, middle = (float(value) for value in np.percentile(air, (10, 50)))
     if darker > config.max_air_hu or middle < config.min_air_hu:
         raise Quarantine(
             "hu_implausible",
@@ -66,9 +66,15 @@ def _require_air_at_its_place(air: NDArray[Any], num_seen: int, config: ConvertC
 
 
 def require_plausible_hu(
-    volume_ZYX: NDArray[Any], config: ConvertConfig, padding_ZYX: NDArray[np.bool_] | None = None
+    volume_ZYX: NDArray[Any],
+    config: ConvertConfig,
+    padding_ZYX: NDArray[np.bool_] | None = None,
+    *,
+    darkest: float | None = None,
 ) -> None:
     """Refuse values that can't be HU of a chest; `volume_ZYX` in axial slices, `padding_ZYX` is no measurement.
+
+    `darkest` is the volume's lowest value where it is known already.
 
     Raises:
         Quarantine: `hu_implausible` (no air, air at a wrong value, darker than any padding, hardly any soft tissue:
@@ -76,7 +82,8 @@ def require_plausible_hu(
     """
     seen = thinned(volume_ZYX)
     padding = seen < config.padding_below_hu if padding_ZYX is None else thinned(padding_ZYX)
-    darkest = float(volume_ZYX.min())
+    if darkest is None:
+        darkest = float(volume_ZYX.min())
     if darkest == INT16_MIN:
         everywhere = volume_ZYX < config.padding_below_hu if padding_ZYX is None else padding_ZYX
         darkest = float(volume_ZYX[~(everywhere & (volume_ZYX == INT16_MIN))].min(initial=0))

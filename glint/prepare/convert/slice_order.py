@@ -24,34 +24,48 @@ LEAST_HU = 0.25  # a difference below is none: air around the body, rounding
 CLEARLY_IN_ORDER = 0.9
 
 
-def _blocks(volume_ZYX: NDArray[Any]) -> tuple[int, tuple[int, int]]:
-    """Edge of a block in pixels, and how many of them stand in a column and in a row."""
-    rows, columns = volume_ZYX.shape[1:]
-    edge = max(1, min(rows, columns) // BLOCKS)
-    return edge, (rows // edge, columns // edge)
+class CoarseSlices:
+    """Block means of slices in HU, taken one by one: `means_ZYX` float32, about 32 × 32 values a slice."""
+
+    def __init__(self, shape_zyx: Sequence[int]) -> None:
+        count, rows, columns = shape_zyx
+        self.edge = max(1, min(rows, columns) // BLOCKS)
+        self.means_ZYX = np.empty((count, rows // self.edge, columns // self.edge), np.float32)
+        self._ones = np.ones(self.edge, np.float32)
+        self._seen = {np.dtype(kind): self._scratch(kind) for kind in (np.int16, np.float32)}
+
+    def _scratch(self, kind: type[np.generic]) -> NDArray[Any]:
+        _, rows, columns = self.means_ZYX.shape
+        return np.empty((rows, self.edge, columns * self.edge), kind)
+
+    def add(self, place: int, slice_YX: NDArray[Any]) -> None:
+        """Take the means of the slice at `place`."""
+        means_YX = self.means_ZYX[place]
+        # 16 bits hold the sum of a block's rows up to an edge of 31 pixels, and are summed many at a time.
+        narrow = slice_YX.dtype == np.int16 and self.edge * max(map(abs, SEEN_HU)) < 2**15
+        seen = self._seen[np.dtype(np.int16 if narrow else np.float32)]
+        rows, edge, columns = seen.shape
+        np.clip(slice_YX[: rows * edge, :columns].reshape(seen.shape), *SEEN_HU, out=seen)
+        sums = seen.sum(axis=1, dtype=seen.dtype)  # first along the columns, whose neighbours lie together in memory
+        # Then a product with ones, exact up to 2^24 and several times as fast as a sum over so short an axis.
+        np.matmul(sums.reshape(*means_YX.shape, edge).astype(np.float32), self._ones, out=means_YX)
+        means_YX /= edge * edge
 
 
 def coarse_slices(volume_ZYX: NDArray[Any]) -> NDArray[np.float32]:
-    """Block means of each slice in HU, shape (Z, about 32 · 32 values), float32."""
-    edge, blocks = _blocks(volume_ZYX)
-    coarse = np.empty((len(volume_ZYX), *blocks), np.float32)
-    # 16 bits hold the sum of a block's rows up to an edge of 31 pixels, and are summed many at a time.
-    narrow = volume_ZYX.dtype == np.int16 and edge * max(map(abs, SEEN_HU)) < 2**15
-    seen = np.empty((blocks[0], edge, blocks[1] * edge), np.int16 if narrow else np.float32)
-    for means_YX, slice_YX in zip(coarse, volume_ZYX, strict=True):
-        np.clip(slice_YX[: blocks[0] * edge, : blocks[1] * edge].reshape(seen.shape), *SEEN_HU, out=seen)
-        rows = seen.sum(axis=1, dtype=seen.dtype)  # first, since rows lie together in memory
-        means_YX[:] = rows.reshape(*blocks, edge).sum(axis=2, dtype=np.float32)
-    coarse /= edge * edge
-    return coarse.reshape(len(volume_ZYX), -1)
+    """Block means of each slice of a volume, see `CoarseSlices`."""
+    coarse = CoarseSlices(volume_ZYX.shape)
+    for place, slice_YX in enumerate(volume_ZYX):
+        coarse.add(place, slice_YX)
+    return coarse.means_ZYX
 
 
-def slice_distances(coarse_ZB: NDArray[np.float32]) -> NDArray[np.float64]:
+def slice_distances(coarse_ZYX: NDArray[np.float32]) -> NDArray[np.float64]:
     """Mean absolute difference (HU) of slices no further apart than the window, shape (Z, Z), upper half."""
-    count = len(coarse_ZB)
+    count = len(coarse_ZYX)
     distances = np.zeros((count, count))
     for apart in range(1, min(WINDOW_SLICES, count - 1) + 1):
-        difference = np.abs(coarse_ZB[apart:] - coarse_ZB[:-apart]).mean(axis=1)
+        difference = np.abs(coarse_ZYX[apart:] - coarse_ZYX[:-apart]).mean(axis=(1, 2))
         distances[np.arange(count - apart), np.arange(apart, count)] = difference
     return distances
 
@@ -115,18 +129,22 @@ def _out_of_order(numbers: Sequence[int]) -> int:
     return against if 0 < against <= max(2, len(numbers) // 10) else 0
 
 
-def require_slices_in_order(headers: Sequence[SliceHeader], volume_ZYX: NDArray[Any], config: ConvertConfig) -> None:
+def require_slices_in_order(
+    headers: Sequence[SliceHeader],
+    volume_ZYX: NDArray[Any],
+    coarse_ZYX: NDArray[np.float32],
+    config: ConvertConfig,
+) -> None:
     """Refuse a stack in which a slice stands at another's place, comes twice, or is of another body.
 
-    Where few instance numbers run against the positions, one of the two was exchanged: the pixels have to side with
+    `coarse_ZYX` are the block means of its slices (`CoarseSlices`). Where few instance numbers run against the positions, one of the two was exchanged: the pixels have to side with
     the positions clearly. Numbers that jump about say nothing.
 
     Raises:
         Quarantine: `repeated_slice`, `strange_slice` or `slices_exchanged`.
     """
     count = len(volume_ZYX)
-    coarse = coarse_slices(volume_ZYX)
-    for place in np.flatnonzero((coarse[1:] == coarse[:-1]).all(axis=1)):
+    for place in np.flatnonzero((coarse_ZYX[1:] == coarse_ZYX[:-1]).all(axis=(1, 2))):
         if np.ptp(volume_ZYX[place]) > 0 and np.array_equal(volume_ZYX[place], volume_ZYX[place + 1]):
             raise Quarantine(
                 "repeated_slice",
@@ -134,7 +152,7 @@ def require_slices_in_order(headers: Sequence[SliceHeader], volume_ZYX: NDArray[
             )
     if count < 4:
         return
-    distances = slice_distances(coarse)
+    distances = slice_distances(coarse_ZYX)
     strange = strangeness(distances)
     gain = reversal_gain(distances)
     worst = int(np.argmax(strange))
@@ -151,7 +169,7 @@ def require_slices_in_order(headers: Sequence[SliceHeader], volume_ZYX: NDArray[
             f"slice {worst + 1} of {count} is unlike both neighbours, which are like each other: another scan's, "
             "misplaced or damaged; send the series again",
         )
-    mirrored = mirror_gain(coarse.reshape(count, *_blocks(volume_ZYX)[1]))
+    mirrored = mirror_gain(coarse_ZYX)
     if mirrored.max() > config.max_slice_surprise:
         raise Quarantine(
             "strange_slice",

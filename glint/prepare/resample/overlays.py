@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
 
 from glint.core.errors import GeometryError
 from glint.core.geometry import check_affine, reorient, voxel_to_world, world_to_voxel
@@ -211,6 +210,8 @@ def _across_a_rotation(
     values_ZYX: NDArray[Any], to_source_ZYX: NDArray[np.float64], out: NDArray[Any], *, order: int
 ) -> None:
     """Fill `out` voxel by voxel; only where the two grids are turned against each other."""
+    from scipy import ndimage  # half a second to import, which stage 04 itself has no use for
+
     sizes = np.array(values_ZYX.shape)[:, None, None]
     plane: NDArray[np.float64] = np.indices(out.shape[1:], dtype=np.float64)
     for z in range(out.shape[0]):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from glint.core.errors import InputError
 from glint.evaluation.truth import read_bits, read_truth
 from glint.formats.manifest import read_manifest, read_manifests
-from glint.formats.model_image import load_model_image, read_image_rows
+from glint.formats.model_image import Bits, load_model_image, read_image_rows
 
 ValidBox = tuple[int, ...]
 
@@ -39,7 +39,7 @@ class Study(ImagedStudy):
     truth_path: Path | None
     findings: frozenset[str]
 
-    def bits(self) -> NDArray[np.uint16]:
+    def bits(self) -> Bits:
         """Masks as a bit field (Z, Y, X), empty where none was drawn."""
         if self.truth_path is None:
             return np.zeros(self.volume()[0].shape, np.uint16)

@@ -5,6 +5,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from glint.formats.model_image import Bits
+
 Sizes = tuple[int, int, int]
 Floats = NDArray[np.float32]
 
@@ -61,7 +63,7 @@ def body_mask(volume_hu_ZYX: NDArray[np.int16], threshold_hu: float) -> NDArray[
     return np.stack([binary_fill_holes(plane) for plane in volume_hu_ZYX > threshold_hu])
 
 
-def patch_fractions(bits_ZYX: NDArray[np.uint16], grid: Sizes, num_findings: int) -> Floats:
+def patch_fractions(bits_ZYX: Bits, grid: Sizes, num_findings: int) -> Floats:
     """(F, P) share of every patch that each finding's mask fills."""
     edges = [size // patches for size, patches in zip(bits_ZYX.shape, grid, strict=True)]
     blocks = bits_ZYX.reshape(grid[0], edges[0], grid[1], edges[1], grid[2], edges[2])

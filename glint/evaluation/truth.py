@@ -1,11 +1,10 @@
 """Masks drawn on the scans, brought onto the model's grid and named by pseudonym. Nothing below stage 10 reads them.
 
 Outside, a study's masks are one bit field, `<study>.nii.gz` on the scan's grid, or `<instance>.png` on the pixels of one film:
-bit k says that finding k of `findings.json` is there. What was labelled but not drawn stands in `labels.csv`: `id` and a column per
+bit k of 32 says that finding k of `findings.json` is there. What was labelled but not drawn stands in `labels.csv`: `id` and a column per
 finding, 1 or 0. Original identifiers are turned into pseudonyms in memory; none is written or told.
 """
 
-import gzip
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -24,20 +23,22 @@ from glint.core.progress import log
 from glint.core.provenance import digest, sha256_file
 from glint.formats.manifest import manifest_frame, read_manifest, write_manifest
 from glint.formats.model_image import (
+    FILM_AFFINE,
     FILM_SUFFIX,
+    MASKS_PER_FILE,
+    Bits,
+    blank_bits,
     load_model_image,
     read_image_rows,
     read_mask_bits,
-    write_film_bits,
+    write_mask_bits,
 )
-from glint.formats.nifti import write_nifti
 from glint.prepare.resample import resample_mask
 from glint.prepare.resample.films import FilmMap, resample_film_mask
 
 SUFFIX = ".nii.gz"
 FINDINGS_FILE = "findings.json"
 LABELS_FILE = "labels.csv"
-BITS = 16
 
 
 def read_finding_names(folder: Path) -> tuple[str, ...]:
@@ -136,35 +137,24 @@ def _study_row(
     if study["to_original"]:
         on_grid = _film_bits(bits[0], study["to_original"], volume.shape[1:], len(findings))
         relative = Path("masks", f"{study['study_id']}{FILM_SUFFIX}")
-        write_film_bits(target / relative, on_grid)
+        write_mask_bits(target / relative, on_grid, FILM_AFFINE)
     else:
-        on_grid = resample_mask(bits.astype(np.uint16), affine, image_affine, volume.shape)
+        on_grid = resample_mask(bits.astype(blank_bits((), len(findings)).dtype), affine, image_affine, volume.shape)
         relative = Path("masks", f"{study['study_id']}{SUFFIX}")
-        _write_compressed(target / relative, on_grid, image_affine)
+        write_mask_bits(target / relative, on_grid, image_affine)
     present = [name for bit, name in enumerate(findings) if name in labelled or (bits >> bit & 1).any()]
     voxels = [int(np.count_nonzero(on_grid >> findings.index(name) & 1)) for name in present]
     return {**made, "status": "ok", "path": str(relative), "findings": present, "voxels": voxels}
 
 
-def _film_bits(
-    bits_YX: NDArray[Any], to_original: Sequence[float], grid_yx: Sequence[int], num_findings: int
-) -> NDArray[np.uint16]:
+def _film_bits(bits_YX: NDArray[Any], to_original: Sequence[float], grid_yx: Sequence[int], num_findings: int) -> Bits:
     """(1, Y, X): every finding's mask, drawn on the original film, on the model's grid."""
     scale_x, _, offset_x, _, scale_y, offset_y, *_ = to_original
     film_map = FilmMap(offset_yx=(offset_y, offset_x), scale_yx=(scale_y, scale_x))
-    on_grid = np.zeros((1, *grid_yx), np.uint16)
+    on_grid = blank_bits((1, *grid_yx), num_findings)
     for bit in range(num_findings):
-        mask = resample_film_mask(bits_YX >> bit & 1, film_map, grid_yx)
-        on_grid[0] |= mask.astype(np.uint16) << np.uint16(bit)
+        on_grid[0][resample_film_mask(bits_YX >> bit & 1, film_map, grid_yx)] |= on_grid.dtype.type(1 << bit)
     return on_grid
-
-
-def _write_compressed(path: Path, bits_ZYX: NDArray[np.uint16], affine: NDArray[np.float64]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    plain = path.with_suffix("")
-    write_nifti(plain, bits_ZYX, affine)
-    path.write_bytes(gzip.compress(plain.read_bytes(), compresslevel=6, mtime=0))
-    plain.unlink()
 
 
 def make_truth(
@@ -198,8 +188,11 @@ def make_truth(
         for study in studies
         if named(study, files) in files
     ]
-    if items and len(findings) > BITS:
-        raise InputError(f"{truth_dir / FINDINGS_FILE}: {len(findings)} findings, a mask holds {BITS}; name fewer")
+    if items and len(findings) > MASKS_PER_FILE:
+        raise InputError(
+            f"{truth_dir / FINDINGS_FILE}: {len(findings)} findings, a mask file holds {MASKS_PER_FILE}; name fewer, or leave the "
+            "masks away: labels alone have no such limit"
+        )
     labelled = [study for study in studies if named(study, labels) in labels and named(study, files) not in files]
     if not items and not labelled:
         raise InputError(
@@ -228,7 +221,7 @@ def read_truth(manifest_path: Path) -> tuple[pl.DataFrame, tuple[str, ...]]:
     return frame, read_finding_names(manifest_path.parent)
 
 
-def read_bits(path: Path) -> NDArray[np.uint16]:
+def read_bits(path: Path) -> Bits:
     """(Z, Y, X) bit field on the model's grid."""
     bits, _ = read_mask_bits(path)
-    return np.ascontiguousarray(bits, dtype=np.uint16)
+    return bits.astype(np.uint32) if bits.dtype.itemsize > 2 else bits.astype(np.uint16)

@@ -45,6 +45,36 @@ def read_film(path: Path | str) -> NDArray[np.uint16]:
     return pixels
 
 
+def write_film_bits(path: Path | str, bits_YX: NDArray[np.uint16] | NDArray[np.uint32]) -> None:
+    """Write a film's masks (Y, X) as PNG: uint16 as grey, uint32 as the four bytes of red, green, blue, alpha, lowest first.
+
+    Raises:
+        ValueError: the array has another type or shape.
+    """
+    if bits_YX.dtype != np.uint32 or bits_YX.ndim != 2:
+        write_film(path, bits_YX.astype(np.uint16, casting="safe"))
+        return
+    colours = np.ascontiguousarray(bits_YX, "<u4").view(np.uint8).reshape(*bits_YX.shape, 4)
+    with atomic_file(path) as temporary:
+        Image.fromarray(colours, "RGBA").save(temporary, format="PNG", compress_level=6)
+
+
+def read_film_bits(path: Path | str) -> NDArray[np.uint16] | NDArray[np.uint32]:
+    """What `write_film_bits` wrote.
+
+    Raises:
+        InputError: the file is absent, no image, or of another kind.
+    """
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            if image.mode == "RGBA":
+                colours = np.ascontiguousarray(image)
+                return colours.view("<u4")[..., 0].astype(np.uint32)
+    except (UnidentifiedImageError, OSError, SyntaxError):
+        pass  # read_film says what is wrong
+    return read_film(path)
+
+
 def read_picture(path: Path | str) -> NDArray[Any]:
     """Pixels of a PNG or JPEG, upright as its EXIF says: uint8 or uint16, (Y, X) or, coloured, (Y, X, 3).
 

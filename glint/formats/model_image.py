@@ -4,24 +4,34 @@ Arrays are (z, y, x). A volume holds int16 HU and has an affine in RAS mm; a fil
 the pixel for a unit: a film shows its patient from the front, without a depth and often without a scale.
 """
 
+import gzip
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from glint.formats.image import read_film, write_film
+from glint.core.atomic import atomic_file
+from glint.formats.image import read_film, read_film_bits, write_film_bits
 from glint.formats.manifest import read_manifests
-from glint.formats.nifti import load_model_volume, read_nifti
+from glint.formats.nifti import load_model_volume, read_nifti, write_nifti
 
 FILM_SUFFIX = ".png"
 FILM_AFFINE = np.array([[-1.0, 0, 0, 0], [0, 0, 1.0, 0], [0, -1.0, 0, 0], [0, 0, 0, 1.0]])
 """Index (x, y, z) of a film to RAS: columns run to the patient's left, rows to the feet, one pixel a unit."""
 VOLUMES, FILMS = "resample", "resample_films"
+MASKS_PER_FILE = 32
+"""Masks that one bit field holds."""
+Bits = NDArray[np.uint16] | NDArray[np.uint32]
 _COMMON = ["study_id", "patient_id", "status", "reason", "detail", "path", "valid_box", "input_digest", "folder"]
 _FILMS_ONLY = ["instance_id", "view", "to_original"]
+
+
+def blank_bits(shape: tuple[int, ...], num_masks: int) -> Bits:
+    """A bit field without a bit set: uint16 where `num_masks` fit into it, uint32 up to `MASKS_PER_FILE`."""
+    return np.zeros(shape, np.uint16) if num_masks <= 16 else np.zeros(shape, np.uint32)
 
 
 def _is_of_films(path: Path) -> bool:
@@ -67,16 +77,26 @@ def load_model_image(path: Path | str) -> tuple[NDArray[Any], NDArray[np.float64
 
 
 def read_mask_bits(path: Path | str) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """A bit field (Z, Y, X) and its affine, from NIfTI or from a 16-bit PNG.
+    """A bit field (Z, Y, X) and its affine, from NIfTI or from PNG: unsigned 16 or 32 bits.
 
     Raises:
         InputError: the file is absent or unreadable.
     """
     if Path(path).suffix == FILM_SUFFIX:
-        return read_film(path)[None], FILM_AFFINE
+        return read_film_bits(path)[None], FILM_AFFINE
     return read_nifti(path)
 
 
-def write_film_bits(path: Path, bits_ZYX: NDArray[np.uint16]) -> None:
-    """Write the bit field of a film, (1, Y, X), as PNG."""
-    write_film(path, bits_ZYX[0])
+def write_mask_bits(path: Path, bits_ZYX: Bits, affine: ArrayLike) -> None:
+    """Write a bit field, (Z, Y, X), as `.nii.gz`, or of a film, (1, Y, X), as `.png`; equal fields give equal bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == FILM_SUFFIX:
+        write_film_bits(path, bits_ZYX[0])
+        return
+    with atomic_file(path) as temporary:
+        plain = temporary.with_name(temporary.name + ".nii")
+        try:
+            write_nifti(plain, bits_ZYX, affine)
+            temporary.write_bytes(gzip.compress(plain.read_bytes(), compresslevel=6, mtime=0))
+        finally:
+            plain.unlink(missing_ok=True)

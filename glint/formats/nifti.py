@@ -17,7 +17,7 @@ from glint.core.atomic import atomic_file
 from glint.core.errors import GeometryError, InputError
 from glint.core.geometry import check_affine
 
-STORED_DTYPES = (np.int16, np.uint16, np.uint8)
+STORED_DTYPES = (np.int16, np.uint16, np.uint8, np.uint32)
 SCANNER_FRAME = 1  # NIFTI_XFORM_SCANNER_ANAT
 NO_EXTENSION = bytes(4)
 
@@ -28,7 +28,7 @@ def stored_affine(affine: ArrayLike) -> NDArray[np.float64]:
 
 
 def write_nifti(path: Path | str, volume_ZYX: NDArray[Any], affine: ArrayLike) -> None:
-    """Write a 3-D int16, uint16 or uint8 array as uncompressed `.nii`, slope 1 and intercept 0, atomically.
+    """Write a 3-D int16, uint16, uint8 or uint32 array as uncompressed `.nii`, slope 1 and intercept 0, atomically.
 
     Args:
         volume_ZYX: Shape (Z, Y, X).
@@ -38,7 +38,9 @@ def write_nifti(path: Path | str, volume_ZYX: NDArray[Any], affine: ArrayLike) -
         GeometryError: the array is not 3-D, has another type, or the affine is none.
     """
     if volume_ZYX.ndim != 3 or volume_ZYX.dtype.newbyteorder("=") not in STORED_DTYPES:
-        raise GeometryError(f"{Path(path).name}: {volume_ZYX.dtype} {volume_ZYX.shape} is no 3-D array of 16 or 8 bits")
+        raise GeometryError(
+            f"{Path(path).name}: {volume_ZYX.dtype} {volume_ZYX.shape} is no 3-D array of 8, 16 or unsigned 32 bits"
+        )
     matrix = stored_affine(affine)
     header = nibabel.Nifti1Header(endianness="<")
     header.set_data_dtype(volume_ZYX.dtype.newbyteorder("<"))

@@ -26,6 +26,7 @@ from glint.evaluation.annotations.truth_table import (
     with_benchmark,
     with_splits,
 )
+from glint.formats.model_image import read_mask_bits
 
 CT_RATE = ["Medical material", "Lymphadenopathy", *load_benchmarks()["ct_rate_16"].findings]
 CHEXPERT = ["No Finding", "Cardiomegaly", "Edema", "Consolidation", "Atelectasis", "Pleural Effusion"]
@@ -392,6 +393,24 @@ def test_siim_films_become_bit_fields(tmp_path):
     assert np.argwhere(bits).tolist() == [[3, 0], [4, 0], [7, 0], [100, 0], [101, 0], [102, 0], [103, 0]]
     assert not np.array(Image.open(tmp_path / "out" / "1.2.4.png")).any()
     assert (tmp_path / "out" / "labels.csv").read_text() == "id,Pneumothorax\n1.2.3,1\n1.2.4,0\n"
+
+
+def test_twenty_findings_with_masks_fit_into_a_film_and_thirty_three_are_refused(tmp_path):
+    names = [f"finding {place:02d}" for place in range(33)]
+    boxes = [[place, 10, place, 10] for place in range(33)]
+    for count in (20, 33):
+        entries = [{"file_name": "1.png", "syms": names[:count], "boxes": boxes[:count]}]
+        folder = write(tmp_path / f"in{count}", "test.json", json.dumps(entries))
+        if count == 33:
+            with pytest.raises(InputError, match="33 findings with masks, a mask file holds 32"):
+                make_truth_table("chestxdet10", folder, tmp_path / "none", TruthTableOptions())
+            continue
+        make_truth_table("chestxdet10", folder, tmp_path / "out", TruthTableOptions())
+        bits, _ = read_mask_bits(tmp_path / "out" / "1.png")
+        assert bits.shape == (1, 1024, 1024)
+        assert [(bits[0, 10, place], np.count_nonzero(bits >> place & 1)) for place in range(20)] == [
+            (1 << place, 1) for place in range(20)
+        ]
 
 
 def test_masks_without_an_affine_take_their_scans(tmp_path):

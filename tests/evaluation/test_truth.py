@@ -5,11 +5,12 @@ import json
 
 import numpy as np
 import pytest
-from evaluation_cohort import AFFINE, FINDINGS, KEY, SHAPE, frame_text, uid, write_cohort
+from evaluation_cohort import AFFINE, FINDINGS, GRID, KEY, SHAPE, frame_text, uid, write_cohort
 
 from glint.cli.__main__ import main
 from glint.core.errors import InputError
 from glint.core.ids import Pseudonyms
+from glint.evaluation.maps import patch_fractions
 from glint.evaluation.truth import make_truth, read_bits, read_finding_names, read_truth
 from glint.formats.manifest import read_manifest
 from glint.formats.nifti import write_nifti
@@ -99,6 +100,42 @@ def test_a_damaged_mask_and_an_unknown_bit_cost_their_study_only(inputs, capsys)
     assert rows[names.study_id(uid(2))]["reason"] == "unknown_truth_bit"
     assert sum(row["status"] == "ok" for row in rows.values()) == 6
     assert uid(1) not in capsys.readouterr().err
+
+
+def test_masks_of_thirty_two_findings_arrive_each_by_itself_and_one_more_is_refused(inputs):
+    truth = inputs.split.parents[1] / "restricted" / "truth"
+    names = [f"finding {place}" for place in range(32)]
+    (truth / "findings.json").write_text(json.dumps(dict(enumerate(names))))
+    bits = np.zeros(SHAPE, np.uint32)
+    for place in (0, 15, 16, 31):
+        bits[1, 2, place] = 1 << place
+    write_nifti(truth / "many.nii", bits, AFFINE)
+    (truth / f"{uid(0)}.nii.gz").write_bytes(gzip.compress((truth / "many.nii").read_bytes()))
+    (truth / "many.nii").unlink()
+    rebuild(inputs)
+    frame, findings = read_truth(inputs.truth)
+    row = next(row for row in frame.to_dicts() if row["study_id"] == Pseudonyms(KEY).study_id(uid(0)))
+    assert row["findings"] == [names[place] for place in (0, 15, 16, 31)] and row["voxels"] == [1] * 4
+    found = read_bits(inputs.truth.parent / row["path"])
+    np.testing.assert_array_equal(found, bits)
+    shares = patch_fractions(found, GRID, len(findings))
+    assert [place for place in range(32) if shares[place].any()] == [0, 15, 16, 31]
+    (truth / "findings.json").write_text(json.dumps(dict(enumerate([*names, "one more"]))))
+    with pytest.raises(InputError, match=r"findings\.json: 33 findings, a mask file holds 32; .*labels alone"):
+        rebuild(inputs)
+
+
+def test_labels_alone_may_name_two_hundred_findings(inputs):
+    truth = inputs.split.parents[1] / "restricted" / "truth"
+    names = [f"f{place}" for place in range(200)]
+    for file in truth.glob("*.nii.gz"):
+        file.unlink()
+    (truth / "findings.json").write_text(json.dumps(dict(enumerate(names))))
+    rows = [",".join(["id", *names]), ",".join([uid(3), *("1" if place == 190 else "0" for place in range(200))])]
+    (truth / "labels.csv").write_text("\n".join(rows))
+    rebuild(inputs)
+    frame, findings = read_truth(inputs.truth)
+    assert frame["findings"].to_list() == [["f190"]] and len(findings) == 200
 
 
 def test_masks_may_be_named_by_pseudonym(inputs):

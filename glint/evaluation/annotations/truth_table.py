@@ -5,7 +5,6 @@
 by pseudonym; without them by published id, and `annotations.parquet` keeps the published ids.
 """
 
-import gzip
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -23,13 +22,12 @@ from glint.evaluation.annotations.raster import box_mask, polygon_mask, relative
 from glint.evaluation.annotations.registry import ANNOTATIONS, AnnotationSet
 from glint.evaluation.annotations.splits import mgca_splits
 from glint.evaluation.annotations.table import has_region, read_csv
-from glint.evaluation.truth import BITS, FINDINGS_FILE, LABELS_FILE, SUFFIX
-from glint.formats.image import write_film
+from glint.evaluation.truth import FINDINGS_FILE, LABELS_FILE, SUFFIX
 from glint.formats.manifest import read_manifests
-from glint.formats.nifti import open_nifti, read_channel_masks, write_nifti
+from glint.formats.model_image import FILM_AFFINE, FILM_SUFFIX, MASKS_PER_FILE, Bits, blank_bits, write_mask_bits
+from glint.formats.nifti import open_nifti, read_channel_masks
 
 Uncertain = Literal["drop", "absent", "present"]
-Bits = NDArray[np.uint16]
 SPLITS = ("train", "validation", "test", "excluded")
 _IDS = ("image", "study", "patient")
 
@@ -196,7 +194,7 @@ def film_bits(rows: Sequence[Mapping[str, Any]], findings: Sequence[str]) -> Bit
     if not height or not width:
         raise InputError("a film's height and width are not published; its masks can't be drawn")
     size = int(height), int(width)
-    bits = np.zeros(size, np.uint16)
+    bits = blank_bits(size, len(findings))
     for row in rows:
         if row["rle"] is not None:
             mask = relative_rle_mask(row["rle"], size)
@@ -206,7 +204,7 @@ def film_bits(rows: Sequence[Mapping[str, Any]], findings: Sequence[str]) -> Bit
             mask = box_mask(row["box"], size)
         else:
             continue
-        bits[mask] |= np.uint16(1 << findings.index(row["finding"]))
+        bits[mask] |= bits.dtype.type(1 << findings.index(row["finding"]))
     return bits
 
 
@@ -239,7 +237,7 @@ def volume_bits(
             raise InputError(
                 f"a mask of {masks_FZYX.shape[1:]} voxels on a scan of {volume.stored_ZYX.shape}; is it its scan?"
             )
-    bits = np.zeros(masks_FZYX.shape[1:], np.uint16)
+    bits = blank_bits(masks_FZYX.shape[1:], len(findings))
     for row in rows:
         if row["finding"] is None or row["mask_file"] is None:
             continue
@@ -247,7 +245,7 @@ def volume_bits(
             raise InputError(
                 f"channel {row['mask_channel']} of a mask with {len(masks_FZYX)}; is it the published file?"
             )
-        bits[masks_FZYX[row["mask_channel"]] > 0] |= np.uint16(1 << findings.index(row["finding"]))
+        bits[masks_FZYX[row["mask_channel"]] > 0] |= bits.dtype.type(1 << findings.index(row["finding"]))
     return bits, affine
 
 
@@ -268,12 +266,10 @@ def write_masks(
         try:
             if source.names_volumes:
                 bits, affine = volume_bits(rows, findings, images)
-                plain = folder / f"{stem}.nii"
-                write_nifti(plain, bits, affine)
-                (folder / f"{stem}{SUFFIX}").write_bytes(gzip.compress(plain.read_bytes(), compresslevel=6, mtime=0))
-                plain.unlink()
+                write_mask_bits(folder / f"{stem}{SUFFIX}", bits, affine)
             else:
-                write_film(folder / f"{stem}.png", film_bits(rows, findings))
+                bits = film_bits(rows, findings)[None]
+                write_mask_bits(folder / f"{stem}{FILM_SUFFIX}", bits, FILM_AFFINE)
         except GlintError as error:
             told = str(error)[:160]
             failed[told] = failed.get(told, 0) + 1
@@ -333,8 +329,10 @@ def make_truth_table(name: str, folder: Path, out: Path, options: TruthTableOpti
         frame = frame.with_columns(id=own, study_id=pl.col("study"), patient_id=pl.col("patient"))
         kept = frame
     regions = bool(has_region(frame).any())
-    if regions and len(findings) > BITS:
-        raise InputError(f"{len(findings)} findings, masks hold {BITS}; choose a subset by --benchmark")
+    if regions and len(findings) > MASKS_PER_FILE:
+        raise InputError(
+            f"{folder}: {len(findings)} findings with masks, a mask file holds {MASKS_PER_FILE}; choose a subset by --benchmark"
+        )
     with atomic_directory(out) as target:
         write_json(target / FINDINGS_FILE, {str(bit): finding for bit, finding in enumerate(findings)})
         dropped, labelled = 0, 0

@@ -1,4 +1,4 @@
-"""`glint evaluate`: stage 10. `truth` brings masks onto the model's grid, `models` measures checkpoints."""
+"""`glint evaluate`: stage 10. `truth` brings masks onto the model's grid, `models` measures checkpoints, `pages` gathers what to look at."""
 
 import argparse
 import json
@@ -51,6 +51,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     one.add_argument("--out", type=Path, required=True, help="table to write (Parquet)")
     add_config_argument(one)
     one.set_defaults(run_part=run_one)
+    pages = parts.add_parser("pages", help="the finished pages of a run in one folder, for `snakemake --report`")
+    pages.add_argument("--evaluation", type=Path, required=True, help="folder of metrics.json")
+    pages.add_argument("--checkpoints", type=Path, nargs="+", required=True, help="folders of stage 09")
+    pages.add_argument("--resampled", type=Path, nargs="+", required=True, help="manifests of stage 04")
+    pages.add_argument("--split", type=Path, required=True, help="manifest of stage 06")
+    pages.add_argument("--truth", type=Path, required=True, help="manifest of `glint evaluate truth`")
+    pages.add_argument("--out", type=Path, required=True, help="folder to write, made whole")
+    pages.set_defaults(run_part=run_pages)
     ablation = parts.add_parser("ablation", help="the table of all experiments, and what became of their claims")
     ablation.add_argument("--cases", type=Path, nargs="+", required=True, help="tables of `glint evaluate run`")
     ablation.add_argument("--experiments", type=json.loads, required=True, metavar="JSON", help="name to experiment")
@@ -111,6 +119,14 @@ def run_one(args: argparse.Namespace) -> None:
         config=stage_config_from_args(args, EvaluateConfig),
         out=args.out,
     )
+
+
+def run_pages(args: argparse.Namespace) -> None:
+    """Copy and write pages."""
+    from glint.evaluation.pages import gather_pages
+
+    names = ("evaluation", "checkpoints", "resampled", "split", "truth", "out")
+    gather_pages(**{name: getattr(args, name) for name in names})
 
 
 def run_ablation(args: argparse.Namespace) -> None:

@@ -28,6 +28,7 @@ from glint.evaluation.probability import trust_of
 from glint.evaluation.probe import Marked, fit_probe, location_answers
 from glint.evaluation.report import CARDS, Evaluation, cases_frame, metrics_tree, render_report, zero_shot_csv
 from glint.evaluation.retrieval import Reports, read_reports, report_recall
+from glint.evaluation.sentences import ALL, BY_FINDING, measure_sentences, sentences_frame
 from glint.evaluation.sides import side_questions, side_values
 from glint.evaluation.summary import METRICS, summarise
 from glint.evaluation.tokens import teacher_tokens
@@ -294,6 +295,15 @@ def evaluate_models(
         if fitted is not None:
             trust[name], values = fitted
             cases.arms[name].more_FB.update(values)
+    sentences = measure_sentences(
+        inputs.truth,
+        arms,
+        {name: columns_of(given, slice(num)) for name, given in answers.items()},
+        measured,
+        valid_of(measured, next(iter(arms.values()))),
+        cohort.findings,
+        config,
+    )
     recall = {
         name: report_recall(
             one.report_score_TB[:, :num],
@@ -324,6 +334,7 @@ def evaluate_models(
         provenance=provenance_of(inputs, config),
         trust=trust,
         recall={name: one for name, one in recall.items() if one},
+        sentences=sentences,
     )
     return evaluation, measured
 
@@ -346,7 +357,12 @@ def with_pictures(evaluation: Evaluation, studies: Sequence[Study], checkpoints:
         drawn = overlay_figure(studies, cases, findings, row, others, config)
         if drawn is not None:
             overlays[finding] = drawn
-    return dataclasses.replace(evaluation, images=images, overlays=overlays)
+    asked = evaluation.sentences
+    sentence_overlay = None
+    if asked is not None:
+        beside = [arm for arm in asked.cases.arms if arm.endswith(BY_FINDING)][:1]
+        sentence_overlay = overlay_figure(asked.studies, asked.cases, (ALL,), 0, beside, config)
+    return dataclasses.replace(evaluation, images=images, overlays=overlays, sentence_overlay=sentence_overlay)
 
 
 def write_evaluation(evaluation: Evaluation, out: Path) -> None:
@@ -358,6 +374,8 @@ def write_evaluation(evaluation: Evaluation, out: Path) -> None:
     with atomic_directory(out / "tables") as folder:
         (folder / "zero_shot.csv").write_text(zero_shot_csv(evaluation), encoding="utf-8")
         cases_frame(evaluation).write_parquet(folder / "cases.parquet")
+        if evaluation.sentences is not None:
+            sentences_frame(evaluation.sentences).write_parquet(folder / "sentences.parquet")
     write_text(out / "report.html", render_report(evaluation))
     write_json(out / "metrics.json", metrics_tree(evaluation))
     log(f"evaluate: {len(evaluation.cases.patient_B)} studies, {len(evaluation.cases.arms)} arms")

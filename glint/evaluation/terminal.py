@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from glint.evaluation.figures import label, words
-from glint.evaluation.report import Evaluation, number
+from glint.evaluation.report import Evaluation
+from glint.evaluation.report_text import number
 from glint.evaluation.summary import MACRO
 
 SHORT = {"global_pooling": "global\npooling", "probe": "probe\n(saw masks)"}

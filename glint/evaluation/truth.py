@@ -2,7 +2,8 @@
 
 Outside, a study's masks are one bit field, `<study>.nii.gz` on the scan's grid, or `<instance>.png` on the pixels of one film:
 bit k of 32 says that finding k of `findings.json` is there. What was labelled but not drawn stands in `labels.csv`: `id` and a column per
-finding, 1 or 0. Original identifiers are turned into pseudonyms in memory; none is written or told.
+finding, 1 or 0. Free sentences
+with places of their own are read by `queries`. Original identifiers are turned into pseudonyms in memory; none is written or told.
 """
 
 import json
@@ -13,30 +14,18 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from glint.core.atomic import atomic_directory, write_json
-from glint.core.errors import GlintError, InputError
+from glint.core.errors import InputError, Quarantine
 from glint.core.ids import Pseudonyms
 from glint.core.parallel import parallel_map
 from glint.core.progress import log
 from glint.core.provenance import digest, sha256_file
+from glint.evaluation.mask_grid import bring_to_grid, name_in, truth_files
+from glint.evaluation.queries import make_queries
 from glint.formats.manifest import manifest_frame, read_manifest, write_manifest
-from glint.formats.model_image import (
-    FILM_AFFINE,
-    FILM_SUFFIX,
-    MASKS_PER_FILE,
-    Bits,
-    blank_bits,
-    load_model_image,
-    read_image_rows,
-    read_mask_bits,
-    write_mask_bits,
-)
-from glint.prepare.resample import resample_mask
-from glint.prepare.resample.films import FilmMap, resample_film_mask
+from glint.formats.model_image import MASKS_PER_FILE, Bits, read_image_rows, read_mask_bits
 
-SUFFIX = ".nii.gz"
 FINDINGS_FILE = "findings.json"
 LABELS_FILE = "labels.csv"
 
@@ -102,19 +91,6 @@ def _labelled_row(study: Mapping[str, Any], present: Sequence[str], params_diges
     }
 
 
-def truth_files(folder: Path, pseudonyms: Pseudonyms | None) -> dict[str, Path]:
-    """Pseudonym of the study, or of the film, → bit field; without `pseudonyms` the files are named by pseudonym already."""
-    named = {
-        SUFFIX: pseudonyms.study_id if pseudonyms else str,
-        FILM_SUFFIX: pseudonyms.instance_id if pseudonyms else str,
-    }
-    return {
-        name(path.name.removesuffix(suffix)): path
-        for suffix, name in named.items()
-        for path in sorted(folder.glob(f"*{suffix}"))
-    }
-
-
 def _study_row(
     item: tuple[Mapping[str, Any], Path, tuple[str, ...]],
     *,
@@ -128,33 +104,12 @@ def _study_row(
     inputs = [sha256_file(file), study["to_original"] or study["affine"], *([labelled] if labelled else [])]
     made |= {"params_digest": params_digest, "input_digest": digest(inputs)}
     try:
-        bits, affine = read_mask_bits(file)
-    except GlintError:
-        return {**made, "status": "quarantined", "reason": "unreadable_truth"}
-    if bits.dtype.kind not in "iu" or (bits.size and (bits.min() < 0 or int(bits.max()) >> len(findings))):
-        return {**made, "status": "quarantined", "reason": "unknown_truth_bit"}
-    volume, image_affine = load_model_image(Path(study["folder"], study["path"]))
-    if study["to_original"]:
-        on_grid = _film_bits(bits[0], study["to_original"], volume.shape[1:], len(findings))
-        relative = Path("masks", f"{study['study_id']}{FILM_SUFFIX}")
-        write_mask_bits(target / relative, on_grid, FILM_AFFINE)
-    else:
-        on_grid = resample_mask(bits.astype(blank_bits((), len(findings)).dtype), affine, image_affine, volume.shape)
-        relative = Path("masks", f"{study['study_id']}{SUFFIX}")
-        write_mask_bits(target / relative, on_grid, image_affine)
+        bits, on_grid, relative = bring_to_grid(study, file, num_masks=len(findings), target=target, folder="masks")
+    except Quarantine as one:
+        return {**made, "status": "quarantined", "reason": one.reason}
     present = [name for bit, name in enumerate(findings) if name in labelled or (bits >> bit & 1).any()]
     voxels = [int(np.count_nonzero(on_grid >> findings.index(name) & 1)) for name in present]
     return {**made, "status": "ok", "path": str(relative), "findings": present, "voxels": voxels}
-
-
-def _film_bits(bits_YX: NDArray[Any], to_original: Sequence[float], grid_yx: Sequence[int], num_findings: int) -> Bits:
-    """(1, Y, X): every finding's mask, drawn on the original film, on the model's grid."""
-    scale_x, _, offset_x, _, scale_y, offset_y, *_ = to_original
-    film_map = FilmMap(offset_yx=(offset_y, offset_x), scale_yx=(scale_y, scale_x))
-    on_grid = blank_bits((1, *grid_yx), num_findings)
-    for bit in range(num_findings):
-        on_grid[0][resample_film_mask(bits_YX >> bit & 1, film_map, grid_yx)] |= on_grid.dtype.type(1 << bit)
-    return on_grid
 
 
 def make_truth(
@@ -180,20 +135,17 @@ def make_truth(
     studies = images.join(usable, on="study_id").sort("study_id").to_dicts()
     labels = read_labels(truth_dir, findings, pseudonyms) or {}
 
-    def named(study: Mapping[str, Any], known: Mapping[str, object]) -> str:
-        return str(study["instance_id"] if study["instance_id"] in known else study["study_id"])
-
     items = [
-        (study, files[named(study, files)], labels.get(named(study, labels), ()))
+        (study, files[name_in(study, files)], labels.get(name_in(study, labels), ()))
         for study in studies
-        if named(study, files) in files
+        if name_in(study, files) in files
     ]
     if items and len(findings) > MASKS_PER_FILE:
         raise InputError(
             f"{truth_dir / FINDINGS_FILE}: {len(findings)} findings, a mask file holds {MASKS_PER_FILE}; name fewer, or leave the "
             "masks away: labels alone have no such limit"
         )
-    labelled = [study for study in studies if named(study, labels) in labels and named(study, files) not in files]
+    labelled = [study for study in studies if name_in(study, labels) in labels and name_in(study, files) not in files]
     if not items and not labelled:
         raise InputError(
             f"{truth_dir}: none of {len(files)} masks and {len(labels)} labels belongs to any of {len(studies)} studies; "
@@ -203,12 +155,14 @@ def make_truth(
         params = digest({"findings": findings})
         make = partial(_study_row, target=target, findings=findings, params_digest=params)
         rows = parallel_map(make, items, workers=workers, description="truth")
-        rows += [_labelled_row(study, labels[named(study, labels)], params) for study in labelled]
+        rows += [_labelled_row(study, labels[name_in(study, labels)], params) for study in labelled]
         rows.sort(key=lambda row: row["study_id"])
         write_json(target / FINDINGS_FILE, {str(bit): name for bit, name in enumerate(findings)})
+        asked = make_queries(truth_dir, pseudonyms=pseudonyms, studies=studies, target=target, workers=workers)
         write_manifest(target / out_path.name, manifest_frame(rows, "evaluate_truth"), "evaluate_truth")
     unusable = sum(row["status"] != "ok" for row in rows)
     also = f"labels alone of {len(labelled)}, " if labelled else ""
+    also += f"{asked} sentences, " if asked else ""
     log(
         f"truth: masks of {len(items) - unusable} studies on the model's grid, {also}{unusable} unusable, "
         f"{len(studies) - len(rows)} studies without"

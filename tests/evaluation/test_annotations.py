@@ -26,6 +26,7 @@ from glint.evaluation.annotations.truth_table import (
     with_benchmark,
     with_splits,
 )
+from glint.evaluation.queries import read_query_list
 from glint.formats.model_image import read_mask_bits
 
 CT_RATE = ["Medical material", "Lymphadenopathy", *load_benchmarks()["ct_rate_16"].findings]
@@ -429,6 +430,40 @@ def test_masks_without_an_affine_take_their_scans(tmp_path):
         "rexgroundingct", folder, tmp_path / "two", TruthTableOptions(benchmark="rexgroundingct_14")
     )
     assert without["masks"] == 0 and "--images" in next(iter(without["masks_failed"]))
+
+
+def test_every_sentence_of_rexgroundingct_is_a_query_on_its_own_mask_with_or_without_a_category(tmp_path):
+    folder = rexgroundingct(tmp_path / "in")
+    tree = json.loads((folder / "dataset.json").read_text())
+    del tree["val"][0]["categories"]["1"]
+    (folder / "dataset.json").write_text(json.dumps(tree))
+    options = TruthTableOptions(benchmark="rexgroundingct_14", images=folder / "scans")
+    summary = make_truth_table("rexgroundingct", folder, tmp_path / "out", options)
+    assert (summary["sentences"], summary["sentences_failed"]) == (2, {})
+    found = read_query_list(tmp_path / "out", None)
+    assert found == {"train_1741_b": [("Pulmonary nodule or mass", "nodule at the left base"), ("", "right effusion")]}
+    bits = np.asarray(nibabel.load(tmp_path / "out" / "queries" / "train_1741_b.nii.gz").dataobj)
+    assert np.argwhere(bits & 1).tolist() == [[1, 2, 3], [4, 2, 3]] and np.argwhere(bits & 2).tolist() == [[5, 0, 0]]
+
+
+def test_a_phrase_of_ms_cxr_is_one_query_with_all_its_boxes(tmp_path):
+    folder = ms_cxr(tmp_path / "in")
+    file = folder / "MS_CXR_Local_Alignment_v1.1.0.csv"
+    line = file.read_text().splitlines()[1]
+    second = line.replace(",30,10,20,5,", ",2,30,4,3,")
+    other = line.replace("tiny apical pneumothorax", "basal air").replace(",30,10,20,5,", ",50,1,2,2,")
+    file.write_text("\n".join([file.read_text().strip(), second, other]))
+    summary = make_truth_table("ms_cxr", folder, tmp_path / "out", TruthTableOptions(benchmark="ms_cxr_8"))
+    assert summary["sentences"] == 2 and summary["masks"] == 1
+    phrases = [("Pneumothorax", "tiny apical pneumothorax"), ("Pneumothorax", "basal air")]
+    assert read_query_list(tmp_path / "out", None) == {"675d-792f": phrases}
+    bits = np.array(Image.open(tmp_path / "out" / "queries" / "675d-792f.png"))
+    assert ((bits & 1).sum(), (bits >> 1 & 1).sum()) == (20 * 5 + 4 * 3, 4) and bits[31, 3] == 1 and bits[1, 50] == 2
+
+
+def test_sets_without_sentences_have_no_queries(tmp_path):
+    make_truth_table("siim", siim(tmp_path / "in"), tmp_path / "out", TruthTableOptions())
+    assert not (tmp_path / "out" / "queries.csv").exists() and not (tmp_path / "out" / "queries").exists()
 
 
 def test_a_scan_of_two_reconstructions_counts_once_and_both_numbers_are_told(tmp_path):

@@ -1,5 +1,6 @@
 """Every public target plans its jobs from nothing and from empty files; bad configuration stops before that."""
 
+import base64
 import contextlib
 import os
 import re
@@ -130,6 +131,51 @@ def finished(tmp_path_factory) -> Path:
 def test_a_finished_workspace_has_nothing_to_do(finished):
     run = snakemake(finished, "--dry-run", "evaluate_ct")
     assert "Nothing to be done" in run.stdout + run.stderr
+
+
+PAGES = {"evaluation.html", "zero_shot.csv", "training.html", "cohort.html", "audit.html"}
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def snakemakes_report(finished, tmp_path_factory) -> Path:
+    """`snakemake --report` of a finished workspace; a page holds its own name."""
+    out = tmp_path_factory.mktemp("report") / "report.html"
+    made = snakemake(finished, "--report", str(out), "evaluate_ct")
+    assert made.returncode == 0, made.stderr
+    return out
+
+
+def test_snakemakes_report_holds_every_page_with_its_caption_and_no_file_from_elsewhere(snakemakes_report):
+    page = snakemakes_report.read_text()
+    held = dict(re.findall(r'data:text/(?:html|csv);charset=utf8;filename=([a-z_]+\.[a-z]+);base64,([^"]+)"', page))
+    assert held.keys() == PAGES
+    assert base64.b64decode(held["evaluation.html"]) == b"results/ct/10_evaluate/pages/evaluation.html"
+    assert not re.findall(r"""(?:src|href)\s*=\s*["']https?:""", page.split("<body", 1)[0])
+    for told in ("Zero-shot classification, pointing and segmentation of the ct test split", "Names are pseudonyms"):
+        assert told in page
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium (Debian: apt-get install chromium)")
+def test_snakemakes_report_opens_alone_in_a_browser_and_shows_the_evaluation(snakemakes_report, tmp_path):
+    """A click on the category, then on the eye of the first page."""
+    click = "setTimeout(() => document.querySelector('tbody a').click(), 800)"
+    script = f"<script>setTimeout(() => {{ app.showCategory('Evaluation'); {click} }}, 400)</script>"
+    clicked = tmp_path / "clicked.html"
+    clicked.write_text(snakemakes_report.read_text() + script)
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    options += ["--enable-logging=stderr", "--log-level=0", f"--user-data-dir={tmp_path / 'u'}", "--dump-dom"]
+    options += ["--virtual-time-budget=6000", f"--log-net-log={tmp_path / 'net.json'}"]
+    shown = subprocess.run(
+        [BROWSER, *options, clicked.as_uri()], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert not [line for line in shown.stderr.splitlines() if "CONSOLE" in line and "Error" in line]
+    (frame,) = re.findall(r'<iframe src="data:text/html[^"]*;base64,([^"]+)"', shown.stdout)
+    assert base64.b64decode(frame) == b"results/ct/10_evaluate/pages/evaluation.html"
+    asked = re.findall(r'"url":"https?://([^/":]+)', (tmp_path / "net.json").read_text())
+    own = ("google.com", "googleapis.com", "gvt1.com", "gstatic.com")  # the browser's own errands
+    assert not [host for host in asked if not host.endswith(own)]
 
 
 def test_scrambled_times_do_not_matter(finished):

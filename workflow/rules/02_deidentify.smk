@@ -65,7 +65,13 @@ rule deidentify_audit:
         ),
         series=per_shard("restricted/{modality}/01_index/images/{shard}/series.parquet"),
     output:
-        "results/{modality}/02_deidentify/audit/score.json",
+        score="results/{modality}/02_deidentify/audit/score.json",
+        page=report(
+            "results/{modality}/02_deidentify/audit/audit.html",
+            category="Data",
+            caption="../report/deidentification.rst",
+            labels={"modality": "{modality}", "page": "de-identification"},
+        ),
     log:
         "logs/{modality}/02_deidentify/audit.log",
     benchmark:
@@ -84,7 +90,7 @@ rule deidentify_audit:
     shell:
         recorded(
             "python -m glint deidentify audit --images results/{wildcards.modality}/02_deidentify/images {params.reports} "
-            "--index restricted/{wildcards.modality}/01_index --raw {params.raw:q} --out {output} "
+            "--index restricted/{wildcards.modality}/01_index --raw {params.raw:q} --out {output.score} "
             "--restricted restricted/{wildcards.modality}/02_deidentify/audit --config {params.config:q}"
         )
 

@@ -68,6 +68,65 @@ rule evaluate_models:
         )
 
 
+rule evaluate_pages:
+    """What a person looks at, in one folder that `snakemake --report` embeds: evaluation, training, cohort."""
+    input:
+        metrics="results/{modality}/10_evaluate/metrics.json",
+        checkpoints=lambda wildcards: [
+            f"results/{wildcards.modality}/09_train/{arm}/fingerprint.json"
+            for arm in section("evaluate", wildcards.modality).arms
+        ],
+        resampled=per_shard("results/{modality}/04_resample/{shard}/manifest.parquet"),
+        split="results/{modality}/06_split/manifest.parquet",
+        truth="results/{modality}/10_evaluate/truth/manifest.parquet",
+    output:
+        report(
+            "results/{modality}/10_evaluate/pages/evaluation.html",
+            category="Evaluation",
+            caption="../report/evaluation.rst",
+            labels={"modality": "{modality}", "page": "evaluation"},
+        ),
+        report(
+            "results/{modality}/10_evaluate/pages/zero_shot.csv",
+            category="Evaluation",
+            caption="../report/zero_shot.rst",
+            labels={"modality": "{modality}", "page": "every metric as a table"},
+        ),
+        report(
+            "results/{modality}/10_evaluate/pages/training.html",
+            category="Training",
+            caption="../report/training.rst",
+            labels={"modality": "{modality}", "page": "training"},
+        ),
+        report(
+            "results/{modality}/10_evaluate/pages/cohort.html",
+            category="Data",
+            caption="../report/cohort.rst",
+            labels={"modality": "{modality}", "page": "cohort"},
+        ),
+    log:
+        "logs/{modality}/10_evaluate/pages.log",
+    benchmark:
+        "logs/{modality}/10_evaluate/pages.benchmark.tsv"
+    wildcard_constraints:
+        modality=only("evaluate"),
+    resources:
+        **job("evaluate"),
+    params:
+        config=slice_json("evaluate"),
+        recipe=recipe("evaluate"),
+        evaluation=subpath(input.metrics, parent=True),
+        out=subpath(output[0], parent=True),
+        checkpoints=lambda wildcards, input: [
+            Path(path).parent for path in input.checkpoints
+        ],
+    shell:
+        recorded(
+            "python -m glint evaluate pages --evaluation {params.evaluation} --checkpoints {params.checkpoints} "
+            "--resampled {input.resampled} --split {input.split} --truth {input.truth} --out {params.out}"
+        )
+
+
 rule evaluate_run:
     """One run of the ablation on the measured split: a row per finding and study."""
     input:
@@ -236,7 +295,7 @@ for modality in modalities_of("evaluate"):
         name:
             f"evaluate_{modality}"
         input:
-            wanted(modality, [f"results/{modality}/10_evaluate/metrics.json"]),
+            wanted(modality, evaluated(modality)),
         localrule: True
 
     rule:

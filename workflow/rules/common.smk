@@ -71,6 +71,12 @@ def wanted(modality, files):
     return files if section("index", modality).raw_dirs else []
 
 
+def evaluated(modality):
+    """What says that a modality is measured, and that the pages of it are there."""
+    folder = f"results/{modality}/10_evaluate"
+    return [f"{folder}/metrics.json", f"{folder}/pages/evaluation.html"]
+
+
 def pretrained_teacher(modality):
     """Input function: the teacher, where the configuration says that it is pretrained here."""
 

@@ -83,7 +83,7 @@ class EvaluateConfig(StageConfig):
 
     truth_dir: str = Field(
         default="restricted/{modality}/00_demo/truth",
-        description="folder with <study>.nii.gz bit fields on the scan's own grid, and findings.json (bit to finding)",
+        description="folder with <study>.nii.gz bit fields on the scan's own grid, and findings.json (bit to finding); queries.csv beside them, if any, lists free sentences",
     )
     truth_ids: Literal["study_uid", "study_id"] = Field(
         default="study_uid", description="what names those files: the original Study Instance UID, or GLINT's pseudonym"
@@ -179,7 +179,7 @@ class FilmEvaluateConfig(EvaluateConfig):
 
     truth_dir: str = Field(
         default="restricted/{modality}/00_demo/truth",
-        description="folder with <instance>.png bit fields (16 bits) on the film's own pixels, and findings.json (bit to finding)",
+        description="folder with <instance>.png bit fields (16 bits of grey, or 32 as RGBA) on the film's own pixels, and findings.json (bit to finding)",
     )
     truth_ids: Literal["study_uid", "study_id"] = Field(
         default="study_uid",

@@ -1,31 +1,30 @@
 """A folder of published annotations → the truth that stage 10 reads.
 
-`labels.csv` says which image has which finding, masks say where, `findings.json` names the bits, `splits.csv` is what stage 06 takes
-(`split.assigned`), `annotations.parquet` is the common table, `summary.json` counts. With the tables of stage 01 everything is named
-by pseudonym; without them by published id, and `annotations.parquet` keeps the published ids.
+`labels.csv` says which image has which finding, masks say where, `findings.json` names the bits; `queries.csv` lists free sentences
+and `queries/` says where what they describe is; `splits.csv` is what stage 06 takes (`split.assigned`), `annotations.parquet` is the
+common table, `summary.json` counts. With the tables of stage 01 everything is named by pseudonym; without them by published id, and
+`annotations.parquet` keeps the published ids.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from glint.core.atomic import atomic_directory, write_json
 from glint.core.config.benchmarks import Benchmark, load_benchmarks
-from glint.core.errors import GlintError, InputError
-from glint.core.progress import log, track
-from glint.evaluation.annotations.raster import box_mask, polygon_mask, relative_rle_mask
-from glint.evaluation.annotations.registry import ANNOTATIONS, AnnotationSet
+from glint.core.errors import InputError
+from glint.core.progress import log
+from glint.evaluation.annotations.drawing import write_masks, write_queries
+from glint.evaluation.annotations.registry import ANNOTATIONS
 from glint.evaluation.annotations.splits import mgca_splits
 from glint.evaluation.annotations.table import has_region, read_csv
-from glint.evaluation.truth import FINDINGS_FILE, LABELS_FILE, SUFFIX
+from glint.evaluation.queries import QUERIES_FILE, QUERIES_FOLDER
+from glint.evaluation.truth import FINDINGS_FILE, LABELS_FILE
 from glint.formats.manifest import read_manifests
-from glint.formats.model_image import FILM_AFFINE, FILM_SUFFIX, MASKS_PER_FILE, Bits, blank_bits, write_mask_bits
-from glint.formats.nifti import open_nifti, read_channel_masks
+from glint.formats.model_image import MASKS_PER_FILE
 
 Uncertain = Literal["drop", "absent", "present"]
 SPLITS = ("train", "validation", "test", "excluded")
@@ -184,100 +183,6 @@ def label_table(frame: pl.DataFrame, findings: Sequence[str], uncertain: Uncerta
     return ids.with_columns(columns), dropped.len()
 
 
-def film_bits(rows: Sequence[Mapping[str, Any]], findings: Sequence[str]) -> Bits:
-    """(Y, X) bit field of one film; a contour goes before the box round it.
-
-    Raises:
-        InputError: the film's size isn't known, or run lengths leave the film.
-    """
-    height, width = rows[0]["height"], rows[0]["width"]
-    if not height or not width:
-        raise InputError("a film's height and width are not published; its masks can't be drawn")
-    size = int(height), int(width)
-    bits = blank_bits(size, len(findings))
-    for row in rows:
-        if row["rle"] is not None:
-            mask = relative_rle_mask(row["rle"], size)
-        elif row["polygon"] is not None:
-            mask = polygon_mask(row["polygon"], size)
-        elif row["box"] is not None:
-            mask = box_mask(row["box"], size)
-        else:
-            continue
-        bits[mask] |= bits.dtype.type(1 << findings.index(row["finding"]))
-    return bits
-
-
-def volume_bits(
-    rows: Sequence[Mapping[str, Any]], findings: Sequence[str], images: Path | None
-) -> tuple[Bits, NDArray[np.float64]]:
-    """(Z, Y, X) bit field of one scan and its affine. Masks that carry none (the identity) lie on the voxels of the scan of their
-    name below `images`, whose affine they take.
-
-    Raises:
-        InputError: no such scan, or one of another size; a channel that the mask lacks.
-    """
-    try:
-        masks_FZYX, affine = read_channel_masks(Path(rows[0]["mask_file"]))
-    except GlintError:  # its words hold the file's name
-        raise InputError("a mask file is not readable NIfTI; download it again") from None
-    if np.array_equal(affine, np.eye(4)):
-        name = Path(rows[0]["mask_file"]).name
-        scan = next(iter(sorted(images.rglob(name))), None) if images else None
-        if scan is None:
-            raise InputError(
-                "masks without an affine of their own need --images, the folder with the scans of their names"
-            )
-        try:
-            volume = open_nifti(scan)
-        except GlintError:
-            raise InputError("a scan is not readable NIfTI or has no orientation; download it again") from None
-        affine = volume.affine
-        if volume.stored_ZYX.shape != masks_FZYX.shape[1:]:
-            raise InputError(
-                f"a mask of {masks_FZYX.shape[1:]} voxels on a scan of {volume.stored_ZYX.shape}; is it its scan?"
-            )
-    bits = blank_bits(masks_FZYX.shape[1:], len(findings))
-    for row in rows:
-        if row["finding"] is None or row["mask_file"] is None:
-            continue
-        if row["mask_channel"] >= len(masks_FZYX):
-            raise InputError(
-                f"channel {row['mask_channel']} of a mask with {len(masks_FZYX)}; is it the published file?"
-            )
-        bits[masks_FZYX[row["mask_channel"]] > 0] |= bits.dtype.type(1 << findings.index(row["finding"]))
-    return bits, affine
-
-
-def _file_stem(name: str) -> str:
-    return name.replace("/", "_")
-
-
-def write_masks(
-    frame: pl.DataFrame, findings: Sequence[str], source: AnnotationSet, folder: Path, images: Path | None
-) -> tuple[int, dict[str, int]]:
-    """Write a bit field per drawn image, named by `id`; how many, and how many images failed by reason."""
-    drawn = frame.filter(has_region(frame)) if not source.drawn else frame.filter(pl.col("height").is_not_null())
-    written, failed = 0, dict[str, int]()
-    groups = drawn.partition_by("id", "image", maintain_order=True)
-    for group in track(groups, "masks"):
-        rows = group.to_dicts()
-        stem = _file_stem(rows[0]["id"])
-        try:
-            if source.names_volumes:
-                bits, affine = volume_bits(rows, findings, images)
-                write_mask_bits(folder / f"{stem}{SUFFIX}", bits, affine)
-            else:
-                bits = film_bits(rows, findings)[None]
-                write_mask_bits(folder / f"{stem}{FILM_SUFFIX}", bits, FILM_AFFINE)
-        except GlintError as error:
-            told = str(error)[:160]
-            failed[told] = failed.get(told, 0) + 1
-            continue
-        written += 1
-    return written, failed
-
-
 def split_table(frame: pl.DataFrame, exclude: Sequence[str]) -> pl.DataFrame:
     """`study_id` and `split` of every study with one; of a study's several, the one held out furthest."""
     order = {"train": 0, "validation": 1, "test": 2, "excluded": 3}
@@ -301,6 +206,7 @@ def make_truth_table(name: str, folder: Path, out: Path, options: TruthTableOpti
     """
     frame = with_splits(read_annotations(name, folder), name, options.split)
     source = ANNOTATIONS[name]
+    spoken = frame  # sentences are asked whether or not a benchmark asks their category
     if options.benchmark is not None:
         known = load_benchmarks()
         if options.benchmark not in known or known[options.benchmark].annotations != name:
@@ -308,6 +214,8 @@ def make_truth_table(name: str, folder: Path, out: Path, options: TruthTableOpti
             raise InputError(f"no benchmark {options.benchmark!r} of {name}; it has: {fitting}")
         frame = with_benchmark(frame, known[options.benchmark])
         findings = list(known[options.benchmark].findings)
+        asked = {published: one for one, published in known[options.benchmark].findings.items()}
+        spoken = spoken.with_columns(pl.col("finding").replace(asked))
     else:
         findings = sorted(set(frame["finding"].drop_nulls()))
     if not findings:
@@ -315,18 +223,20 @@ def make_truth_table(name: str, folder: Path, out: Path, options: TruthTableOpti
     published = frame.select(_IDS).n_unique()
     counts = {key: frame[key].n_unique() for key in _IDS}
     if options.index:
-        frame = frame.join(pseudonyms_of(frame, options.index), on="image", how="inner", maintain_order="left")
+        names = pseudonyms_of(frame, options.index)
+        frame, spoken = (one.join(names, on="image", how="inner", maintain_order="left") for one in (frame, spoken))
         if frame.is_empty():
             raise InputError(
                 f"{folder}: none of {counts['image']} images is known to stage 01 as SOP Instance UID, file name or accession; "
                 "was it indexed from these images?"
             )
         if source.names_volumes:
-            frame = frame.with_columns(id="study_id")
+            frame, spoken = (one.with_columns(id="study_id") for one in (frame, spoken))
         kept = frame.drop(*_IDS, "sentence", "mask_file")
     else:
         own = pl.col("study") if source.names_volumes else pl.col("image")
-        frame = frame.with_columns(id=own, study_id=pl.col("study"), patient_id=pl.col("patient"))
+        ids = {"id": own, "study_id": pl.col("study"), "patient_id": pl.col("patient")}
+        frame, spoken = (one.with_columns(**ids) for one in (frame, spoken))
         kept = frame
     regions = bool(has_region(frame).any())
     if regions and len(findings) > MASKS_PER_FILE:
@@ -341,6 +251,9 @@ def make_truth_table(name: str, folder: Path, out: Path, options: TruthTableOpti
             labelled = table.height
             table.write_csv(target / LABELS_FILE)
         masks, failed = write_masks(frame, findings, source, target, options.images) if regions else (0, {})
+        queries, unasked = write_queries(spoken, source, target / QUERIES_FOLDER, options.images)
+        if queries.height:
+            queries.write_csv(target / QUERIES_FILE)
         splits = split_table(frame, options.exclude)
         splits.write_csv(target / "splits.csv")
         kept.write_parquet(target / "annotations.parquet")
@@ -363,13 +276,15 @@ def make_truth_table(name: str, folder: Path, out: Path, options: TruthTableOpti
             "left_out_uncertain": dropped,
             "masks": masks,
             "masks_failed": failed,
+            "sentences": queries.height,
+            "sentences_failed": unasked,
             "positives": {finding: positives.get(finding, 0) for finding in findings},
         }
         if source.names_volumes:
             summary["reconstructions_per_study"] = round(published / counts["study"], 4)
         write_json(target / "summary.json", summary)
     log(
-        f"truth-table: {summary['images']} images of {summary['studies']} studies, {labelled} labelled, {masks} masks, "
+        f"truth-table: {summary['images']} images of {summary['studies']} studies, {labelled} labelled, {masks} masks, {queries.height} sentences, "
         f"{sum(failed.values())} masks failed, {dropped} left out as uncertain"
     )
     return summary

@@ -15,4 +15,18 @@ SCHEMAS = {
         "input_digest": pl.String,
         "params_digest": pl.String,
     },
+    "evaluate_queries": {
+        "study_id": pl.String,
+        "patient_id": pl.String,
+        "split": pl.String,
+        "status": pl.String,
+        "reason": pl.String,
+        "query": pl.Int64,
+        "finding": pl.String,
+        "sentence": pl.String,
+        "path": pl.String,
+        "voxels": pl.Int64,
+        "input_digest": pl.String,
+        "params_digest": pl.String,
+    },
 }

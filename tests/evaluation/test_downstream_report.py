@@ -15,7 +15,7 @@ from glint.core.config.downstream import DownstreamConfig, ReportTaskConfig
 from glint.core.config.evaluate import EvaluateConfig
 from glint.core.errors import InputError
 from glint.evaluation.arms import LoadedArm
-from glint.evaluation.downstream.report_metrics import best_constant, findings_of, measure_reports
+from glint.evaluation.downstream.report_metrics import best_constant, findings_of, measure_reports, report_table_text
 from glint.evaluation.downstream.report_writer import ReportWriter, gated_evidence, make_tiny_language_model
 from glint.evaluation.downstream.run_probe import DownstreamInputs
 from glint.evaluation.downstream.run_report import report_texts, run_report, train_writer
@@ -224,6 +224,8 @@ def test_radgraph_and_green_are_asked_in_their_own_order(monkeypatch):
     )
     values = {row["metric"]: row["value"] for row in rows}
     assert values["radgraph"] == 0.5 and values["green"] == 0.5
+    table = report_table_text(rows)
+    assert "| METEOR (exact and stem matches only) |" in table and "| RadGraph F1 |" in table and "| GREEN |" in table
 
 
 def test_reports_are_needed(inputs, tmp_path):

@@ -84,6 +84,15 @@ def _package(module: str, distribution: str) -> Any:
         ) from error
 
 
+NAMES = {
+    "meteor_without_synonyms": "METEOR (exact and stem matches only)",
+    "rouge_l": "ROUGE-L",
+    "cider": "CIDEr-D",
+    "bleu_1": "BLEU-1",
+    "bleu_4": "BLEU-4",
+    "radgraph": "RadGraph F1",
+    "green": "GREEN",
+}
 EXTRA_METRICS: dict[str, Score] = {
     "radgraph": radgraph_scores,
     "green": green_scores,
@@ -137,5 +146,5 @@ def report_table_text(rows: Sequence[dict[str, Any]]) -> str:
             row = found[arm, metric]
             interval = f" ({row['low']:.3f} to {row['high']:.3f})" if row["low"] is not None else ""
             cells.append(f"{row['value']:.3f}{interval}")
-        lines.append(f"| {metric.replace('_', ' ')} | {' | '.join(cells)} |")
+        lines.append(f"| {NAMES.get(metric, metric.replace('_', ' '))} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

@@ -1,6 +1,7 @@
 """`glint`: one command per stage, in the order of the pipeline."""
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -37,6 +38,13 @@ TOOLS = (
     "downstream",
 )
 """What works across stages."""
+WAYS_OUT = {
+    errno.ENOSPC: "make room on the disk and call again",
+    errno.EDQUOT: "make room within your quota and call again",
+    errno.EROFS: "the disk is read-only: have it mounted for writing, or work in a folder of another disk",
+    errno.EACCES: "a folder is another user's: ask for the right to write there, or work in a folder of your own",
+}
+"""What a person can do about an error of the system."""
 
 
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
@@ -62,7 +70,9 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except OSError as error:
         # A full disk, a read-only folder: the system's words name the cause; a raw path could name a patient.
-        print(f"glint {args.command}: {os.strerror(error.errno or 0)}; nothing unfinished was kept", file=sys.stderr)
+        number = error.errno or 0
+        words = (os.strerror(number), "nothing unfinished was kept", WAYS_OUT.get(number, ""))
+        print(f"glint {args.command}: {'; '.join(filter(None, words))}", file=sys.stderr)
         return 1
     return 0
 

@@ -1,12 +1,17 @@
 """Files and folders that are whole whenever they carry their final name."""
 
+import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+_ROOM_BYTES = 2**20
+"""A disk with less free room than this is full for whoever writes tensors."""
 
 
 def _fsync_folder(folder: Path) -> None:
@@ -35,12 +40,34 @@ def _temporary(path: Path) -> Path:
 
 
 @contextmanager
+def _system_errors(folder: Path) -> Iterator[None]:
+    """Errors of the file system that libraries wrap in their own words, raised as the OSError that they are.
+
+    polars and safetensors say "(os error 28)" (Rust); torch names its zip writer and no cause, so a full disk is looked for.
+    """
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        number = 0
+        if found := re.search(r"\(os error (\d+)\)", str(error)):
+            number = int(found[1])
+        elif "inline_container" in str(error):
+            number = errno.ENOSPC if shutil.disk_usage(folder).free < _ROOM_BYTES else errno.EIO
+        if not number:
+            raise
+        raise OSError(number, os.strerror(number)) from error
+
+
+@contextmanager
 def atomic_file(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it becomes `path`, on failure it vanishes."""
     final = Path(path)
     temporary = _temporary(final)
     try:
-        yield temporary
+        with _system_errors(final.parent):
+            yield temporary
         settle(temporary, final)
     finally:
         temporary.unlink(missing_ok=True)
@@ -65,7 +92,8 @@ def atomic_directory(path: Path | str) -> Iterator[Path]:
     temporary = _temporary(final)
     temporary.mkdir()
     try:
-        yield temporary
+        with _system_errors(final.parent):
+            yield temporary
         # One flush of the whole system instead of an fsync per file: thousands of small DICOM files took minutes.
         os.sync()
         if final.exists():

@@ -83,15 +83,20 @@ def identity_of_output(output: Path, *, alone: bool) -> str:
 
 
 def identity_of_input(path: Path, made: Mapping[str, str]) -> str | None:
-    """What upstream's receipt says of `path`, else its SHA-256, of a folder its time; None where it is absent.
+    """What upstream's receipt says of `path`, else its SHA-256, of a folder its time; None where it is absent or closed.
+
+    `restricted/` is closed to all but its owner: what another user can't see can't be seen to have changed.
 
     Raw folders hold millions of files: as for Snakemake, the folder's own time says that an entry came or went.
     """
     if str(path) in made:
         return made[str(path)]
-    if path.is_dir():
-        return f"folder of {path.stat().st_mtime_ns}"
-    return sha256_file(path) if path.is_file() else None
+    try:
+        if path.is_dir():
+            return f"folder of {path.stat().st_mtime_ns}"
+        return sha256_file(path) if path.is_file() else None
+    except PermissionError:
+        return None
 
 
 def read_receipts(root: Path, pattern: str = "*/*/receipts/*/*.json") -> dict[Path, Receipt]:

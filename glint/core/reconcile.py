@@ -69,10 +69,15 @@ def _why_stale(receipt: Receipt, recipe: Recipe | None, made: Mapping[str, str],
         if known != COVERED and present is not None and present != known:
             return "an input changed"
     for path, known in receipt.files.items():
-        if not (root / path).is_file():
+        if not os.path.isfile(root / path):  # unlike pathlib's: False in a folder that is closed to this user
             return "an output is absent"
-        if receipt.stage != RAW and sha256_file(root / path) != known:
-            return "an output is not what the job made"
+        if receipt.stage == RAW:
+            continue
+        try:
+            if sha256_file(root / path) != known:
+                return "an output is not what the job made"
+        except PermissionError:
+            return "an output can't be read by this user"
     return None
 
 
@@ -95,7 +100,7 @@ def _stamp(path: Path, seconds: float) -> bool:
 def _time_s(path: Path) -> float:
     try:
         return path.lstat().st_mtime
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         return 0.0
 
 
@@ -135,7 +140,7 @@ def reconcile(root: Path, config: Config) -> Verdict:
     unstamped: list[Path] = []
     for path, receipt in receipts.items():
         outputs = [root / output for output in receipt.outputs]
-        outputs = [output for output in (*outputs, benchmark_path(path)) if output.is_file()]
+        outputs = [output for output in (*outputs, benchmark_path(path)) if os.path.isfile(output)]
         if path in verdict.stale:
             unstamped += [out for out in outputs if _time_s(out) != STALE_S and not _stamp(out, STALE_S)]
             continue

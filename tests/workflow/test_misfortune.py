@@ -1,5 +1,6 @@
 """A full disk, a read-only one and a read-only cache: clear words, nothing that looks finished, and the same command goes on afterwards."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -8,10 +9,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import h5py
+import numpy as np
+import polars as pl
 import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
 from test_dry_runs import planned, pretend, snakemake
 
-from glint.core.atomic import write_json
+from glint.core.atomic import atomic_directory, atomic_file, write_json
+from glint.formats.checkpoint import read_state, write_state
 
 
 @contextmanager
@@ -23,7 +31,8 @@ def mounted(folder: Path, *arguments: str) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        subprocess.run(["umount", str(folder)], check=True)
+        # Lazily: a writer that failed may hold its file still.
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def read_only(disk: Path) -> None:
@@ -67,7 +76,7 @@ def test_a_full_disk_is_told_in_one_line_and_with_room_the_same_command_finishes
         run = demo(disk / "hospital")
         assert run.returncode == 1
         words = [line for line in run.stderr.splitlines() if line.startswith("glint demo:")]
-        assert len(words) == 1 and "No space left on device" in words[0]
+        assert len(words) == 1 and "No space left on device; nothing unfinished was kept; make room" in words[0]
         assert "Traceback" not in run.stderr
         assert not (disk / "hospital" / "summary.json").exists()
         subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
@@ -75,6 +84,44 @@ def test_a_full_disk_is_told_in_one_line_and_with_room_the_same_command_finishes
         found = whole_files(disk / "hospital")
     assert demo(tmp_path / "undisturbed").returncode == 0
     assert found == whole_files(tmp_path / "undisturbed")
+
+
+WRITERS = {
+    "polars": lambda path, numbers: pl.DataFrame({"number": numbers}).write_parquet(path),
+    "safetensors": lambda path, numbers: save_file({"weights": torch.from_numpy(numbers)}, path),
+    "torch": lambda path, numbers: torch.save(torch.from_numpy(numbers), path),
+    "h5py": lambda path, numbers: write_hdf5(path, numbers),
+    "Pillow": lambda path, numbers: Image.fromarray(numbers.view(np.uint8).reshape(1000, -1)).save(path, format="png"),
+}
+
+
+def write_hdf5(path: Path, numbers: np.ndarray) -> None:
+    with h5py.File(path, "w") as file:
+        file.create_dataset("numbers", data=numbers)
+
+
+@pytest.mark.parametrize("library", WRITERS)
+def test_whichever_library_meets_the_full_disk_the_system_s_words_come_out_and_nothing_stays(tmp_path, library):
+    numbers = np.random.default_rng(3).random(400_000)
+    with mounted(tmp_path / "small", "-t", "tmpfs", "-o", "size=2m", "tmpfs") as disk:
+        (disk / "before").write_text("what was there")
+        with pytest.raises(OSError, match="No space left") as told, atomic_file(disk / "made") as temporary:
+            WRITERS[library](temporary, numbers)
+        assert told.value.errno == errno.ENOSPC
+        with pytest.raises(OSError, match="No space left"), atomic_directory(disk / "folder") as temporary:
+            WRITERS[library](temporary / "made", numbers)
+        assert [path.name for path in disk.iterdir()] == ["before"]
+        assert (disk / "before").read_text() == "what was there"
+
+
+def test_a_training_state_that_finds_no_room_leaves_the_one_before_it(tmp_path):
+    small, large = ({"weight": torch.zeros(size)} for size in (10_000, 400_000))
+    with mounted(tmp_path / "small", "-t", "tmpfs", "-o", "size=1m", "tmpfs") as disk:
+        write_state(disk / "state.safetensors", small, {"step": 1})
+        with pytest.raises(OSError, match="No space left"):
+            write_state(disk / "state.safetensors", large, {"step": 2})
+        tensors, facts = read_state(disk / "state.safetensors")
+        assert facts == {"step": 1} and tensors["weight"].shape == (10_000,)
 
 
 def test_a_read_only_disk_is_told_in_one_line(tmp_path):

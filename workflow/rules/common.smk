@@ -168,6 +168,16 @@ def locked():
     return any(LOCKS.glob("*.lock"))
 
 
+def require_writable():
+    """Stop in one line where this user may not write: Snakemake notes even its plans below `.snakemake`."""
+    for folder in (Path(), *Path().glob(".snakemake"), *Path().glob(".snakemake/*/")):
+        if not os.access(folder, os.W_OK):
+            sys.exit(
+                f"glint: {folder.resolve()} is another user's (uid {folder.stat().st_uid}) or read-only: you may not write there. Work in a folder of your own "
+                "(snakemake --directory), or share this one with a group (docs/hpc.md, section 9)"
+            )
+
+
 def close_restricted():
     """Identifiers are their owner's alone: Snakemake makes the folders of outputs open to all, so the topmost is closed first."""
     folder = Path("restricted")
@@ -179,19 +189,20 @@ def close_restricted():
 def drop_stale_lock():
     """Remove the lock of a killed run: its process, noted when it started on this host, is gone.
 
-    A lock of a living run, or of a run on another host, stays and Snakemake refuses as usual.
+    A lock of a living run, or of a run on another host, stays: who holds it is told, and Snakemake refuses as usual.
     """
     if not OWNER.is_file():
         return
     host, pid = OWNER.read_text().split()
-    if host != socket.gethostname():
-        return
-    try:
-        os.kill(int(pid), 0)  # signal 0 asks whether the process exists
-    except ProcessLookupError:
+    if host == socket.gethostname() and not psutil.pid_exists(int(pid)):
         for lock in LOCKS.glob("*.lock"):
             lock.unlink(missing_ok=True)
         OWNER.unlink(missing_ok=True)
+    elif locked() and workflow.is_main_process:
+        print(
+            f"glint: process {pid} on {host} works in this folder: wait for it; if that machine is gone, call once with --unlock",
+            file=sys.stderr,
+        )
 
 
 def job(stage):

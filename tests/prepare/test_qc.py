@@ -11,7 +11,7 @@ from PIL import Image
 from glint.cli.__main__ import main
 from glint.formats.image import write_film
 from glint.formats.manifest import manifest_frame, write_manifest
-from glint.formats.nifti import write_nifti
+from glint.formats.nifti import read_nifti, write_nifti
 from glint.prepare.qc import study_sheet, write_page
 from glint.prepare.qc.doubts import cut_lungs, doubts
 from glint.prepare.qc.look import film, three_planes
@@ -56,6 +56,24 @@ def test_the_thin_rim_of_the_skin_and_a_grazed_table_are_no_lung():
     hu[0, 6:38, 4:6] = -700
     hu[:, :2, 8:40] = -850
     assert cut_lungs(hu, SPACING, WHOLE) == []
+
+
+def test_noisy_air_around_a_body_without_lungs_is_no_lung():
+    hu = np.where(chest() < -800, 40, chest()).astype(np.int16)
+    hu[:, :6] = hu[..., :4] = hu[:, 38:] = hu[..., 44:] = -1000
+    hu[hu == -1000] += np.random.default_rng(0).integers(-60, 61, int((hu == -1000).sum()), np.int16)
+    assert doubts(hu, SPACING, WHOLE, **SCAN) == ["hardly any lung (0.0 % of the body)"]
+
+
+def test_the_real_abdomen_is_told_as_one_and_by_the_lungs_that_its_top_slices_cut(real_data):
+    hu, affine = read_nifti(real_data / "6_ct_nifti_masks/totalsegmentator_example/example_ct.nii.gz")
+    made = resample_volume(hu, affine, spacing_mm=(3, 1.5, 1.5), grid=(160, 224, 224))
+    found = doubts(made.volume_ZYX, (3, 1.5, 1.5), made.valid_box, **SCAN)
+    assert [sentence.split(" (")[0] for sentence in found] == ["the lungs reach the scan's end", "hardly any lung"]
+    middle = resample_volume(hu, affine, spacing_mm=(4, 4, 4), grid=(56, 56, 72))  # below the lungs
+    assert [sentence.split(" (")[0] for sentence in doubts(middle.volume_ZYX, (4, 4, 4), middle.valid_box, **SCAN)] == [
+        "hardly any lung"
+    ]
 
 
 def test_a_mattress_of_foam_is_no_lung_on_any_face():

@@ -7,9 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from glint.prepare.convert.plausible_hu import lung_fraction
+
 LUNG_HU = (-970, -600)
 THICK_VOXELS = 3  # lung goes on inwards; a table or a skin fold that the face grazes does not
 CUT_LUNG_CM2 = 6.0  # more lung than this on the last plane: the lung goes on beyond it
+LITTLE_LUNG = 0.05  # of the body: real chests have 0.1 to 0.5, real abdomens up to 0.03
 FEW_SLICES = 40  # of the scan; a chest of 30 cm at 5 mm has 60
 ANISOTROPIC = 4.0  # slice distance over pixel edge of the scan
 METAL_SHARE = 1e-5  # of the scan's voxels at the upper clip limit
@@ -67,9 +70,9 @@ def doubts(
     if inside.size == 0:
         return ["the scan and the grid don't meet"]
     found = cut_lungs(hu_ZYX, spacing_mm, valid_box)
-    lung = float(((inside > LUNG_HU[0]) & (inside < LUNG_HU[1])).mean())
-    if lung < 0.02:
-        found.append(f"hardly any lung ({100 * lung:.1f} % of the scan)")
+    lung = lung_fraction(inside)  # within the body: noisy air and a table's foam have lung's HU too
+    if lung < LITTLE_LUNG:
+        found.append(f"hardly any lung ({100 * lung:.1f} % of the body)")
     if scan_shape_zyx is not None and scan_shape_zyx[0] < FEW_SLICES:
         found.append(f"few slices ({scan_shape_zyx[0]})")
     if scan_spacing_mm is not None and scan_spacing_mm[0] > ANISOTROPIC * min(scan_spacing_mm[1:]):

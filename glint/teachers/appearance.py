@@ -23,9 +23,21 @@ LEAST_DEVIATION = 0.02
 """Of a channel in [0, 1]: what varies less is not blown up to variance 1."""
 
 
+def cells_of(patch_zyx: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Blocks (z, y, x) of a patch whose means the first embedding sees: eight octants, or sixteen squares of a film's single slice."""
+    return (1, 4, 4) if patch_zyx[0] == 1 else (2, 2, 2)
+
+
+def block_means(
+    voxels_MV: Tensor, channels: int, patch_zyx: tuple[int, int, int], cells_zyx: tuple[int, int, int]
+) -> Tensor:
+    """(M, C · cells) means of every channel over the blocks of flat patches (M, C · pz · py · px)."""
+    return F.adaptive_avg_pool3d(voxels_MV.reshape(-1, channels, *patch_zyx), cells_zyx).flatten(1)
+
+
 def octant_means(voxels_MV: Tensor, channels: int, patch_zyx: tuple[int, int, int]) -> Tensor:
     """(M, C · 8) means of every channel over the eight octants of flat patches (M, C · pz · py · px)."""
-    return F.adaptive_avg_pool3d(voxels_MV.reshape(-1, channels, *patch_zyx), 2).flatten(1)
+    return block_means(voxels_MV, channels, patch_zyx, (2, 2, 2))
 
 
 def patch_statistics(voxels_MV: Tensor, channels: int, patch_zyx: tuple[int, int, int]) -> Tensor:
@@ -48,17 +60,18 @@ def _moments(values_MS: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def fit_patch_embedding(encoder: VisionTransformer3D, volume_BCZYX: Tensor, *, generator: torch.Generator) -> None:
-    """Set the patch embedding to a random projection of standardised octant means; training goes on from there.
+    """Set the patch embedding to a random projection of standardised block means (`cells_of`); training goes on from there.
 
     A projection of raw voxels with independent weights is mostly noise and one overall brightness: rare densities and
     gradients within the patch come out too small to be learned from in some hundred steps.
     """
     config = encoder.config
     voxels = patchify(volume_BCZYX, config.patch_zyx).flatten(0, 1)
-    mean, deviation = _moments(octant_means(voxels, config.channels, config.patch_zyx))
+    cells = cells_of(config.patch_zyx)
+    mean, deviation = _moments(block_means(voxels, config.channels, config.patch_zyx, cells))
     weight = torch.randn(config.width, mean.shape[0], generator=generator) / mean.shape[0] ** 0.5 / deviation
-    # Octants of patches with odd or single-voxel edges overlap: their means are this linear map of the voxels.
-    pooling = octant_means(torch.eye(voxels.shape[1]), config.channels, config.patch_zyx)
+    # Blocks of edges that don't divide overlap: their means are this linear map of the voxels.
+    pooling = block_means(torch.eye(voxels.shape[1]), config.channels, config.patch_zyx, cells)
     encoder.patch_embedding.project.weight.copy_(weight @ pooling.T)
     encoder.patch_embedding.project.bias.copy_(-(weight @ mean))
 

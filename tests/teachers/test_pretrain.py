@@ -263,6 +263,18 @@ def test_the_first_patch_embedding_standardises_octant_means():
     torch.testing.assert_close(embedded(encoder, shuffled), embedded(encoder, volume), atol=1e-4, rtol=1e-4)
 
 
+def test_the_first_patch_embedding_of_a_film_tells_sixteen_squares_apart_and_no_more():
+    film_shape = SHAPE.model_copy(update={"volume_zyx": (1, 32, 32), "patch_zyx": (1, 16, 16)})
+    encoder = VisionTransformer3D(film_shape)
+    film = torch.rand(5, SHAPE.channels, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+    fit_patch_embedding(encoder, film, generator=torch.Generator().manual_seed(0))
+    tokens = embedded(encoder, film)
+    within = film.reshape(5, -1, 1, 8, 4, 8, 4).flip(4, 6).reshape(film.shape)
+    torch.testing.assert_close(embedded(encoder, within), tokens, atol=1e-4, rtol=1e-4)
+    exchanged = film.reshape(5, -1, 1, 4, 2, 4, 4, 8).flip(4).reshape(film.shape)  # squares of one quadrant, row for row
+    assert (embedded(encoder, exchanged) - tokens).abs().max() > 0.1
+
+
 def test_patch_statistics_are_what_numpy_says():
     volume = first_volumes(Blobs(), 2)
     statistics = patch_statistics(patchify(volume, (4, 4, 4))[0], 2, (4, 4, 4))

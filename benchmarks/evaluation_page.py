@@ -101,11 +101,11 @@ def main() -> None:
         "GLINT by finding:",
         "",
         *finding_table(metrics),
-        "",
-        "What it cost. Two jobs ran at a time; seconds by the clock are this machine's, whatever else it did:",
-        "",
-        *cost_table(args.run / "logs" / args.modality),
     ]
+    logs = args.run / "logs" / args.modality
+    if (logs / "10_evaluate").is_dir():
+        told = "What it cost. Two jobs ran at a time; seconds by the clock are this machine's, whatever else it did:"
+        lines += ["", told, "", *cost_table(logs)]
     args.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"{args.out}: {cohort['studies']} studies")
 

@@ -132,7 +132,9 @@ def picture(reply: Reply, scan: Scan) -> bytes:
     said = f"{'present' if reply.present else 'not found'}, probability {reply.probability:.2f}"
     if scan.film_map is not None:
         panels = {"film": _film_panel(reply, scan)}
-        peaks = {"film": (reply.peak_zyx[1] + 0.5, reply.peak_zyx[2] + 0.5)}
+        rows, columns = (n / m for n, m in zip(panels["film"].shape, scan.original_ZYX.shape[1:], strict=False))
+        # A large film is painted smaller; imshow counts from the middle of the first pixel.
+        peaks = {"film": ((reply.peak_zyx[1] + 0.5) * rows - 0.5, (reply.peak_zyx[2] + 0.5) * columns - 0.5)}
     else:
         drawn = _three_planes(reply, scan)
         panels = {plane: paint_plane(drawn, "map", plane) for plane in PLANES}

@@ -237,7 +237,8 @@ def _film(path: Path, preprocessing: Preprocessing) -> Scan:
 
 def _dicom_film(path: Path, config: FilmConvertConfig, resample: FilmResampleConfig) -> Film:
     headers = _instances(path)
-    verdict = classify_films(headers, FilmIndexConfig())
+    # Who names one file wants it read, though an archive's captures are screenshots more often than films.
+    verdict = classify_films(headers, FilmIndexConfig(accept_secondary_capture=True))
     kept = [header for header in headers if header.file not in verdict.dropped] if verdict.reason is None else []
     if not kept:
         raise Quarantine("no_usable_film", f"{len(headers)} files refused: {verdict.reason}")

@@ -69,6 +69,21 @@ def test_a_bright_square_is_found_on_the_films_own_pixels(film, tmp_path):
     assert (tmp_path / "out" / told["replies"][0]["picture"]).read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_large_film_fills_its_picture_and_the_mark_lies_on_it(tmp_path):
+    pixels = np.tile(np.linspace(40, 110, 1800), (1500, 1))
+    pixels[1100:1300, 1500:1700] = 250
+    Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "film.png")
+    told = write_prediction(predict(model(), tmp_path / "film.png", ["metal"]), tmp_path / "out")
+    seen = np.asarray(Image.open(tmp_path / "out" / told["replies"][0]["picture"]).convert("RGB"))
+    assert (seen < 250).any(axis=2).mean() > 0.6
+
+
+def test_a_capture_that_is_named_is_read(real_data):
+    """One of the RSNA films: modality CR, stored as Secondary Capture."""
+    (file,) = (real_data / "2_cxr_dicom" / "rsna_jpeg_baseline").glob("1.2.*.dcm")
+    assert predict(model(), file, ["metal"]).scan.original_ZYX.shape == (1, 1024, 1024)
+
+
 def test_a_volume_is_no_film_and_an_empty_picture_no_chest(tmp_path):
     (tmp_path / "scan.nii.gz").write_bytes(b"")
     with pytest.raises(InputError, match="trained on films"):

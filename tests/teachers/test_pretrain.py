@@ -271,7 +271,9 @@ def test_the_first_patch_embedding_of_a_film_tells_sixteen_squares_apart_and_no_
     tokens = embedded(encoder, film)
     within = film.reshape(5, -1, 1, 8, 4, 8, 4).flip(4, 6).reshape(film.shape)
     torch.testing.assert_close(embedded(encoder, within), tokens, atol=1e-4, rtol=1e-4)
-    exchanged = film.reshape(5, -1, 1, 4, 2, 4, 4, 8).flip(4).reshape(film.shape)  # squares of one quadrant, row for row
+    exchanged = (
+        film.reshape(5, -1, 1, 4, 2, 4, 4, 8).flip(4).reshape(film.shape)
+    )  # squares of one quadrant, row for row
     assert (embedded(encoder, exchanged) - tokens).abs().max() > 0.1
 
 

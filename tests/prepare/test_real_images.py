@@ -278,3 +278,34 @@ def test_one_identifier_on_different_files_is_a_conflict_and_nothing_of_it_passe
     """The Fuji film's wrappings differ in spacing, the RSNA twins in their photometric interpretation."""
     made = road(tmp_path, [real_data / "2_cxr_dicom" / row[0] / row[1] for row in FILMS if row[0] == place], CAPTURES)
     assert reasons(read_manifest(made["resample"], "resample_films")) == {"conflicting_duplicates": 1}
+
+
+@pytest.mark.slow
+def test_real_films_with_clinical_notes_take_the_whole_road_with_no_step_by_hand(real_data, film_cohort, tmp_path):
+    """The 28 films of generalblockchain_covid_cxr, from pictures and a table to sections and tokens: a tinted one is refused by `glint
+    pictures`, a thumbnail by stage 03."""
+    source, restricted = real_data / "4_cxr_text_masks" / "generalblockchain_covid_cxr", tmp_path / "restricted"
+    wrapped, reports, key = restricted / "wrapped", restricted / "reports.csv", film_cohort / "key"
+    layout = ["--layout", "covid_chestxray", "--table", source / "metadata.csv", "--reports", reports]
+    assert run("pictures", "--folder", source / "images", "--out", wrapped, *layout) == 0
+    index = ["--modality", "cxr", "--config"]
+    index += [json.dumps({"num_shards": 1, "raw_dirs": [str(wrapped)], "report_table": str(reports), **CAPTURES})]
+    images, joined = restricted / "images", restricted / "joined"
+    assert run("index", "images", "--out", images, "--key-file", key, *index) == 0
+    assert run("index", "reports", "--images", images, "--out", joined, *index) == 0
+    clean, texts, made, on_grid, sections = (
+        tmp_path / name / "manifest.parquet" for name in ("2", "2r", "3", "4", "5")
+    )
+    assert run("deidentify", "images", "--index", images / SHARD, "--out", clean, "--key-file", key) == 0
+    cleaned = ["--reports", joined / SHARD / "reports.parquet", "--studies", images / "studies.parquet"]
+    assert run("deidentify", "reports", *cleaned, "--out", texts, "--key-file", key) == 0
+    for stage, before, after in (("convert", clean, made), ("resample", made, on_grid)):
+        assert run(stage, "--modality", "cxr", "--manifest", before, "--out", after) == 0
+    assert run("sections", "--manifest", texts, "--out", sections) == 0
+    assert reasons(read_manifest(on_grid, "resample_films")) == {None: 26, "too_small": 1}
+    assert Counter(row["status"] for row in encoded(on_grid, film_cohort / "teacher", tmp_path / "8")) == {
+        "ok": 26,
+        "quarantined": 1,
+    }
+    assert Counter(read_manifest(sections, "sections")["status"].to_list()) == {"ok": 26, "quarantined": 1}
+    assert pl.read_parquet(joined / "quarantine.parquet")["reason"].to_list() == ["no_study"]  # the tinted film's notes

@@ -206,6 +206,8 @@ def overlay_figure(
 
 def _score(cases: Cases, arm: str, row: int, column: int) -> str:
     measured = cases.arms[arm]
+    if np.isnan(measured.dice_FB[row, column]):
+        return "not asked"
     return f"Dice {measured.dice_FB[row, column]:.2f}, {'hit' if measured.pointing_FB[row, column] == 1 else 'miss'}"
 
 

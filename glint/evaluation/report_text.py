@@ -47,7 +47,7 @@ def rules_text(evaluation: "Evaluation") -> list[str]:
         f"Withdrawn masks: emptied where the gate mass is below {config.empty_below_mass:g} patches or the negative prompt fits better.",
         f"Probability: sigmoid(a * contrast + b), a and b by Platt's scaling on the validation split, per finding where it has 8 of each class. "
         f"Cut-off: conformal, at most {100 * config.false_positive_rate:g} % of studies without the finding called.",
-        "Chance: AUROC 0.5; pointing, the share of the body that the mask fills; Dice, the whole body called the finding.",
+        "Chance: AUROC 0.5; pointing, the share of the body that the mask fills; Dice, IoU and HIT, the whole body called the finding; contrast 0.",
     ]
     if cuts:
         lines.insert(3, f"Calibrated Dice used validation masks: one logit threshold per arm ({cuts}).")

@@ -16,6 +16,7 @@ Floats = NDArray[np.float64]
 Measure = Callable[[int, NDArray[np.generic]], Floats]
 MACRO = "macro"
 CHANCE = "chance"
+HIT_DICE = 0.1
 
 METRICS: dict[str, str] = {
     "auroc": "AUROC of the positive prompt",
@@ -130,6 +131,9 @@ def chance_measures(cases: Cases) -> dict[str, Measure]:
     drawn_B = next(iter(cases.arms.values())).drawn_B
     never_FB = np.where(drawn_B, np.where(positive_FB, 0.0, 1.0), np.nan)
     dice: Measure = lambda f, w: weighted_means(chance.dice_FB[f], w)  # noqa: E731 (one of a table of measures)
+    hit_FB = np.where(np.isnan(chance.dice_FB), np.nan, chance.dice_FB >= HIT_DICE)
+    # The whole body is one mask at every threshold, and Dice of one mask is 2 IoU / (1 + IoU).
+    iou: Measure = lambda f, w: weighted_means(chance.dice_FB[f] / (2 - chance.dice_FB[f]), w)  # noqa: E731
     even: Measure = lambda f, w: np.full(len(w), 0.5)  # noqa: E731
     return {
         "auroc": lambda f, w: auroc_scores(flat, positive_FB[f], w),
@@ -141,6 +145,10 @@ def chance_measures(cases: Cases) -> dict[str, Measure]:
         "side_score": even,
         "erasure_faithful": even,
         "dice_fixed": dice,
+        "iou_fixed": iou,
+        "mean_iou": iou,
+        "hit": lambda f, w: weighted_means(hit_FB[f], w),
+        "contrast_to_noise": lambda f, w: weighted_means(np.where(np.isnan(chance.dice_FB[f]), np.nan, 0.0), w),
         "dice_calibrated": dice,
         "dice_oracle": dice,
         "dice_all": lambda f, w: weighted_means(never_FB[f], w),

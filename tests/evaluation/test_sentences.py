@@ -130,6 +130,10 @@ def test_a_sentence_is_measured_against_what_it_describes_alone(evaluated):
     assert value(evaluation, "glint", "dice_fixed") > 1.3 * value(evaluation, f"glint{BY_FINDING}", "dice_fixed")
     assert value(evaluation, "global_pooling", "dice_fixed") == 0
     assert value(evaluation, "chance", "pointing") == pytest.approx(PATCH**3 / (16 * 24 * 32), rel=0.02)
+    part, body = PATCH**3, 16 * 24 * 32  # the whole body called the finding
+    assert value(evaluation, "chance", "mean_iou") == pytest.approx(part / body, rel=0.02)
+    assert value(evaluation, "chance", "dice_fixed") == pytest.approx(2 * part / (part + body), rel=0.02)
+    assert value(evaluation, "chance", "hit") == 0
 
 
 def test_dice_and_instances_of_a_sentence_equal_a_count_by_hand(evaluated):

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import shutil
+import subprocess
 from types import SimpleNamespace
 
 import numpy as np
@@ -145,6 +147,28 @@ def test_highdicom_reads_the_seg_back(predicted, series, tmp_path):
     seg = highdicom.seg.segread(tmp_path / "out" / told["dicom_seg"])
     volume = seg.get_volume(combine_segments=False)
     assert volume.array[..., 0].sum() == predicted.replies[0].mask_ZYX.sum()
+
+
+@pytest.mark.skipif(shutil.which("dcmftest") is None, reason="needs dcmtk (Debian: apt-get install dcmtk)")
+def test_dcmtk_reads_the_seg_without_a_warning_and_keeps_every_bit(predicted, tmp_path):
+    told = write_prediction(predicted, tmp_path / "out")
+    file, again = str(tmp_path / "out" / told["dicom_seg"]), str(tmp_path / "again.dcm")
+    assert subprocess.run(["dcmftest", file], capture_output=True, text=True, check=True).stdout.startswith("yes")
+    for command in (["dcmdump", "--quiet", file], ["dcmdump", "--print-all", file], ["dcmconv", "+te", file, again]):
+        run = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert not [line for line in run.stderr.splitlines() if line.startswith(("W:", "E:"))], command
+    np.testing.assert_array_equal(pydicom.dcmread(again).pixel_array, pydicom.dcmread(file).pixel_array)
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="needs dicom3tools (Debian: apt-get install dicom3tools)")
+def test_dciodvfy_finds_no_error_in_the_seg_that_its_source_does_not_have(predicted, series, tmp_path):
+    told = write_prediction(predicted, tmp_path / "out")
+
+    def errors(file):
+        run = subprocess.run(["dciodvfy", str(file)], capture_output=True, text=True, check=False)
+        return {line for line in run.stderr.splitlines() if line.startswith("Error")}
+
+    assert not errors(tmp_path / "out" / told["dicom_seg"]) - errors(series[2][0])
 
 
 def test_a_nifti_of_the_same_scan_gives_the_same_answer_whatever_its_axes(series, tmp_path):

@@ -139,6 +139,18 @@ def test_where_pixels_are_silent_numbers_against_positions_are_enough_to_refuse(
         read_series(write(datasets, tmp_path / "wrong"), ConvertConfig())
 
 
+@pytest.mark.parametrize("kind", [np.int16, np.float32])
+@pytest.mark.parametrize(
+    ("rows", "columns", "edge"), [(70, 133, 2), (1056, 1090, 33)], ids=["narrow sums", "wide sums"]
+)
+def test_block_means_are_those_of_the_values_within_the_seen_range(kind, rows, columns, edge):
+    hu = np.random.default_rng(1).integers(-1500, 900, (2, rows, columns)).astype(kind)
+    blocks = rows // edge, columns // edge
+    seen = hu.astype(float).clip(-1024, 400)[:, : blocks[0] * edge, : blocks[1] * edge]
+    means = seen.reshape(2, blocks[0], edge, blocks[1], edge).mean(axis=(2, 4))
+    np.testing.assert_allclose(coarse_slices(hu), means, atol=1e-2)
+
+
 def test_every_pair_of_neighbours_exchanged_is_seen_and_none_where_none_was(slices, tmp_path):
     from scipy.spatial.distance import pdist, squareform
 

@@ -23,14 +23,15 @@ from glint.core.config.families import PUBLISHED, grid_of
 
 CT = (64, 256, 256)
 """The method's CT input; 384 has 18,432 tokens and takes four times as long."""
+MOST_GB = 16.0
 
 
-def shape_of(name: str) -> tuple[int, int, int]:
+def shape_of(name: str, slices: int) -> tuple[int, int, int]:
     entry = PUBLISHED[name]
-    return CT if entry.volume_zyx[0] > 1 else entry.volume_zyx
+    return (slices, *CT[1:]) if entry.volume_zyx[0] > 1 else entry.volume_zyx
 
 
-def one(name: str, precision: str) -> dict[str, object]:
+def one(name: str, precision: str, slices: int) -> dict[str, object]:
     """Build, run one volume; called in a process of its own."""
     import torch
 
@@ -39,10 +40,11 @@ def one(name: str, precision: str) -> dict[str, object]:
 
     torch.set_num_threads(2)
     torch.manual_seed(0)
-    teacher = FrozenTeacher(build_encoder(published_description(name, shape_of(name))))
+    shape = shape_of(name, slices)
+    teacher = FrozenTeacher(build_encoder(published_description(name, shape)))
     dtype = getattr(torch, precision)
     teacher = teacher.to(dtype)
-    volume = torch.rand(1, 3, *shape_of(name)).to(dtype)
+    volume = torch.rand(1, 3, *shape).to(dtype)
     layers = (teacher.depth // 2 - 1, teacher.depth - 1)
     wall_s, cpu_s = time.perf_counter(), time.process_time()
     encoded = teacher.encode(volume, layers)
@@ -65,19 +67,20 @@ def main() -> None:
     parser.add_argument("--names", nargs="+", default=list(PUBLISHED), choices=list(PUBLISHED))
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--one", choices=list(PUBLISHED), help=argparse.SUPPRESS)
+    parser.add_argument("--slices", type=int, default=CT[0], help="of volumes; fewer make a quick check")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(one(args.one, args.precision)))
+        print(json.dumps(one(args.one, args.precision, args.slices)))
         return
     import torch
 
     load = os.getloadavg()[0]
-    rows = []
+    rows, peaks = [], {}
     for name in args.names:
-        command = [sys.executable, __file__, "--one", name, "--precision", args.precision]
+        command = [sys.executable, __file__, "--one", name, "--precision", args.precision, "--slices", str(args.slices)]
         found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        entry, shape = PUBLISHED[name], shape_of(name)
+        entry, shape = PUBLISHED[name], shape_of(name, args.slices)
         grid = grid_of(shape, entry.family)
         documented = (list(grid), [1, prod(grid), entry.width], args.precision, True, entry.parameters)
         same = (found["grid"], found["shape"], found["type"], found["finite"], found["parameters"]) == documented
@@ -86,16 +89,21 @@ def main() -> None:
             f"| {name} | {size} | {' × '.join(map(str, found['grid']))} | {found['shape'][1]} | {found['shape'][2]} | {found['type']} | "
             f"{found['parameters'] / 1e6:.1f} M | {found['peak_gb']:.1f} | {found['wall_s']:.1f} | {found['cpu_s']:.1f} | {'yes' if same else 'NO'} |"
         )
+        peaks[name] = found["peak_gb"]
         print(rows[-1], flush=True)
+    largest = max(peaks, key=lambda name: peaks[name])
+    fits = "fits" if peaks[largest] < MOST_GB else "does NOT fit"
     text = f"""# The published architectures at full size
 
-`python benchmarks/teachers_full_size.py --names {" ".join(args.names)} --precision {args.precision}`: random weights of the real configuration, one volume of noise, fused attention, two threads, two blocks' outputs kept.
+`python benchmarks/teachers_full_size.py --names {" ".join(args.names)} --precision {args.precision} --slices {args.slices}`: random weights of the real configuration, one volume of noise, fused attention, two threads, two blocks' outputs kept.
 Peak: resident memory of the whole process, GB of 10^9 bytes. As documented: grid, tokens, width, type, parameters and finite values equal `glint teachers list`.
 {platform.machine()}, {os.cpu_count()} cores, load {load:.1f} at the start; torch {torch.__version__}
 
 | weights | input (z, y, x) | grid | tokens | width | type | parameters | peak GB | wall s | CPU s | as documented |
 |---|---|---|--:|--:|---|--:|--:|--:|--:|---|
 {chr(10).join(rows)}
+
+Most memory: {largest}, {peaks[largest]:.1f} GB, {fits} in {MOST_GB:.0f} GB.
 """
     if args.out is not None:
         args.out.write_text(text)

@@ -10,6 +10,7 @@ from its input, and any dropout would part a student from its teacher.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar, Self
@@ -21,6 +22,7 @@ from glint.core.config.families import IMAGENET_DEVIATION, IMAGENET_MEAN
 from glint.core.errors import InputError
 from glint.teachers.attention import transformers_attention
 from glint.teachers.encoder import Encoder, Size, Standardisation, Triple
+from glint.teachers.vjepa import grid_coordinates
 
 NOT_ARCHITECTURE = frozenset(
     {"_name_or_path", "architectures", "transformers_version", "dtype", "id2label", "label2id"}
@@ -235,6 +237,37 @@ class DinoV2(SliceEncoder):
         return self.embeddings(self.slices(volume_BCZYX)), {}
 
 
+def _no_position_ids(tokens: Tensor, masks: Tensor | None = None) -> None:
+    """`PairRotation` knows its places."""
+
+
+class PairRotation(nn.Module):
+    """V-JEPA 2's rotary positions from tables: `transformers` works them out anew for queries and keys of every block.
+
+    Channels (2i, 2i + 1) are turned, and the angles of an axis stand in the order 0 1 2 … 0 1 2 …, not 0 0 1 1 2 2 …: the published models
+    were trained so.
+    """
+
+    cos_NE: Tensor
+    sin_NE: Tensor
+
+    def __init__(self, grid: Size, head_width: int) -> None:
+        super().__init__()
+        pairs = (head_width // 3) // 2
+        turned = 1 / 10_000.0 ** (torch.arange(pairs) / pairs)
+        angles_NE = torch.zeros(math.prod(grid), head_width)
+        for axis, places_N in enumerate(grid_coordinates(grid).unbind(dim=1)):
+            angles_NE[:, 2 * axis * pairs : 2 * (axis + 1) * pairs] = (places_N[:, None] * turned).repeat(1, 2)
+        sign_E = torch.tensor([-1.0, 1.0]).repeat(head_width // 2)
+        self.register_buffer("cos_NE", angles_NE.cos(), persistent=False)
+        self.register_buffer("sin_NE", angles_NE.sin() * sign_E, persistent=False)
+
+    def forward(self, tokens_BHNE: Tensor, position_ids: object) -> Tensor:
+        """Queries or keys, turned; places are those of the whole grid, whatever `transformers` counts."""
+        swapped = tokens_BHNE.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+        return tokens_BHNE * self.cos_NE + swapped * self.sin_NE  # to the last bit as `transformers`
+
+
 class Vjepa2(TransformersEncoder):
     """The encoder of VJEPA2Model: a volume's depth is its time. A single slice is repeated to fill a tubelet.
 
@@ -272,6 +305,11 @@ class Vjepa2(TransformersEncoder):
         """Patch embedding, layers, norm; the predictor stays behind."""
         encoder = model.encoder
         self.embeddings, self.blocks, self.norm = encoder.embeddings, encoder.layer, encoder.layernorm
+        self.rotation = PairRotation(self.grid, self.width // self.heads)
+        for layer in self.blocks:
+            # Past nn.Module, which would keep it where methods of the class come first.
+            object.__setattr__(layer.attention, "apply_rotary_embeddings", self.rotation)
+            object.__setattr__(layer.attention, "get_position_ids", _no_position_ids)
 
     def embed(self, volume_BCZYX: Tensor) -> tuple[Tensor, Any]:
         """Tokens of tubelets; `transformers` wants (B, T, C, H, W) and repeats a single frame itself."""

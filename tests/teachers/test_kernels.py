@@ -34,7 +34,9 @@ def test_the_first_kernel_stays_unless_another_is_clearly_faster_and_agrees():
     kernels = candidates("auto", "auto")
     alike = [1.0, 1.0, 0.9999, 0.9999]
     assert choose(kernels, [1.0, 0.9, 0.85, 0.9], alike) == kernels[0]
-    assert choose(kernels, [1.0, 1.3, 0.5, 0.45], alike) == kernels[2]
+    assert choose(kernels, [1.0, 1.3, 0.5, 0.48], alike) == kernels[2]
+    assert choose(kernels, [1.0, 1.3, 0.7, 0.6], alike) == kernels[3]
+    assert choose(kernels, [1.0, 0.7, 0.5, 0.45], [1.0, 1.0, 1.0, 0.9]) == kernels[2]
     assert choose(kernels, [1.0, 1.3, 0.5, 0.3], alike) == kernels[3]
     assert choose(kernels, [1.0, 1.3, 0.5, 0.6], [1.0, 1.0, 0.9, 0.9]) == kernels[0]
 

@@ -1,5 +1,8 @@
 """Every published architecture at its full size, without memory for its weights: tokens, grid, width, type, parameters."""
 
+import json
+import subprocess
+import sys
 from math import prod
 from pathlib import Path
 
@@ -12,7 +15,8 @@ from glint.core.errors import InputError
 from glint.teachers.published import published_description, published_shape
 from glint.teachers.sources import way_out
 
-CONFIG = Path(__file__).resolve().parents[2] / "config"
+REPOSITORY = Path(__file__).resolve().parents[2]
+CONFIG, BENCHMARK = REPOSITORY / "config", REPOSITORY / "benchmarks" / "teachers_full_size.py"
 MODEL_CARD_MILLIONS = {
     "vjepa2_1_vitb": 80,
     "vjepa2_1_vitl": 300,
@@ -59,6 +63,20 @@ def test_an_architecture_at_full_size_is_as_documented(name):
     assert tuple(found.patch_tokens_BND.shape) == tuple(found.hidden[0].shape) == expected
     assert found.patch_tokens_BND.dtype == torch.float32
     assert encoder.patch_zyx == FAMILIES[entry.family].patch_zyx
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(PUBLISHED))
+def test_an_architecture_runs_at_full_size(name):
+    """Random weights of the real configuration on the processor: films at their real size, volumes of eight slices."""
+    entry = PUBLISHED[name]
+    shape = (8, 256, 256) if entry.volume_zyx[0] > 1 else entry.volume_zyx
+    command = [sys.executable, str(BENCHMARK), "--one", name, "--precision", "bfloat16", "--slices", "8"]
+    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    grid = grid_of(shape, entry.family)
+    assert (tuple(found["grid"]), found["shape"]) == (grid, [1, prod(grid), entry.width])
+    assert (found["type"], found["finite"], found["parameters"]) == ("bfloat16", True, entry.parameters)
+    assert found["peak_gb"] < 16
 
 
 def test_rad_dino_has_the_size_of_its_published_file():

@@ -1,6 +1,6 @@
 """What in-domain pretraining is worth: a linear probe on frozen patch tokens, pretrained against randomly initialised, over seeds.
 
-Usage: OMP_NUM_THREADS=1 python benchmarks/pretrain_teacher.py RESULTS/ct [--recipe masked_latent] [--steps 240] [--seeds 3]
+Usage: OMP_NUM_THREADS=1 python benchmarks/pretrain_teacher.py RESULTS/ct [--recipe masked_latent] [--steps 320] [--seeds 3]
        [--studies 150] [--out benchmarks/results/pretrain_teacher.md]
 
 RESULTS/ct holds the finished stages 04, 06 and 10 (truth) of a demo. The probe is a logistic regression per finding on single tokens, fitted
@@ -39,6 +39,14 @@ from glint.teachers.volumes import shift_volume
 
 SPLITS = ("train", "validation", "test")
 WINDOWS = TeacherConfig().windows
+MASKED_LATENT = {
+    "batch_size": 4,
+    "momentum_start": 0.95,
+    "momentum_end": 0.98,
+    "appearance_weight": 20.0,
+    "masks": {"masked_fraction": 0.5},
+}
+"""Chosen on seed 7, which is not reported: batches of 8 with 80 % masked, appearance weight 2 and half the steps fell below the fitted start."""
 PROBE = ProbeConfig(max_patches=25_000, pooled_patches=(1,))
 
 
@@ -121,7 +129,7 @@ def encoders(
     fit_patch_embedding(fitted, first_volumes(volumes, 48), generator=torch.Generator().manual_seed(seed))
     common = {"steps": steps, "learning_rate": rate, "monitor_every": max(1, steps // 4)}
     if recipe == "masked_latent":
-        config = PretrainConfig(**common, momentum_start=0.99)
+        config = PretrainConfig.model_validate(common | MASKED_LATENT)
         made = pretrain(volumes, shape, config, seed=seed, key="benchmark")
     else:
         made = distill(volumes, shape, DistillConfig(**common), seed=seed, key="benchmark")
@@ -132,8 +140,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path)
     parser.add_argument("--recipe", choices=("masked_latent", "self_distillation"), default="masked_latent")
-    parser.add_argument("--steps", type=int, default=240)
-    parser.add_argument("--rate", type=float, default=5e-4)
+    parser.add_argument("--steps", type=int, default=320)
+    parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--studies", type=int, default=150, help="training studies at most")
     parser.add_argument("--out", type=Path)
@@ -150,7 +158,9 @@ def main() -> None:
             rows.setdefault(name, []).append(precision)
             monitors.setdefault(name, []).append(watched)
             print(
-                f"seed {seed}, {name}: macro {precision.mean():.3f}, rank {watched['effective_rank']:.1f}", flush=True
+                f"seed {seed}, {name}: macro {precision.mean():.3f}, "
+                + ", ".join(f"{key} {value:.2f}" for key, value in watched.items()),
+                flush=True,
             )
     counted = ", ".join(f"{len(data[split]['volumes'])} {split}" for split in SPLITS)
     lines = [
@@ -161,13 +171,14 @@ def main() -> None:
         f"linear probe on frozen final tokens, mean over seeds. {(time.process_time() - started_s) / 60:.0f} CPU minutes.",
         f"{platform.machine()}, {os.cpu_count()} cores; torch {version('torch')}",
         "",
-        "| encoder | macro | by seed | effective rank | token deviation | token cosine |",
+        *([f"Recipe: {MASKED_LATENT}", ""] if args.recipe == "masked_latent" else []),
+        "| encoder | macro | by seed | effective rank, by seed | token deviation | token cosine |",
         "|---|--:|---|---|---|---|",
     ]
     for name, found in rows.items():
         macro = [one.mean() for one in found]
         watched = [
-            f"{min(one[key] for one in monitors[name]):.2f} to {max(one[key] for one in monitors[name]):.2f}"
+            ", ".join(f"{one[key]:.2f}" for one in monitors[name])
             for key in ("effective_rank", "token_std", "token_cosine")
         ]
         lines.append(

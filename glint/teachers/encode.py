@@ -17,7 +17,7 @@ from glint.core.config.features import FeaturesConfig
 from glint.core.errors import GlintError, Quarantine
 from glint.core.progress import log, track
 from glint.core.provenance import code_digest, digest, sha256_file
-from glint.formats.feature_cache import write_cache
+from glint.formats.feature_cache import partial_path, write_cache
 from glint.formats.feature_rows import CacheHead
 from glint.formats.manifest import manifest_frame, write_manifest
 from glint.formats.model_image import read_image_rows
@@ -34,12 +34,15 @@ def layer_names(config: FeaturesConfig) -> tuple[str, ...]:
     return (*map(str, config.layers), *((FINAL,) if config.final else ()))
 
 
-def pass_for(teacher: FrozenTeacher, config: FeaturesConfig, *, channels: int) -> TeacherPass:
-    """The teacher under the configured kernel, or the one that a start-up measurement finds, on the configured device."""
+def pass_for(
+    teacher: FrozenTeacher, config: FeaturesConfig, *, channels: int, kernels: Sequence[Kernel] | None = None
+) -> TeacherPass:
+    """The teacher under the configured kernel, or the one of `kernels` that a start-up measurement finds, on the configured device."""
     device = torch.device("cuda" if config.device == "auto" and torch.cuda.is_available() else "cpu")
     shape = [grid * patch for grid, patch in zip(teacher.grid, teacher.patch_zyx, strict=True)]
     noise = torch.rand(config.batch_size, channels, *shape, generator=torch.Generator().manual_seed(0))
-    return fastest_pass(teacher.to(device), candidates(config.precision, config.attention), noise.to(device))
+    kernels = kernels or candidates(config.precision, config.attention)
+    return fastest_pass(teacher.to(device), kernels, noise.to(device))
 
 
 def encode_windows(
@@ -127,10 +130,16 @@ def encode_shard(
     check_layers(config.layers, teacher.depth)
     sources = read_sources([manifest])
     digests = {one.study_id: sha256_file(one.path) if one.path.is_file() else "" for one in sources}
-    encoder = pass_for(teacher, config, channels=len(record.windows))
-    head = cache_head(teacher, record, config, kernel=encoder.kernel, sources=digests)
     root, shard = out.parent.parent, out.parent.name
-    cache = root / record.name / head.fingerprint[:12] / f"{shard}.h5"
+    heads = {
+        kernel: cache_head(teacher, record, config, kernel=kernel, sources=digests)
+        for kernel in candidates(config.precision, config.attention)
+    }
+    caches = {kernel: root / record.name / head.fingerprint[:12] / f"{shard}.h5" for kernel, head in heads.items()}
+    begun = [kernel for kernel, path in caches.items() if partial_path(path).is_file()]
+    # A killed run's kernel, or its rows were lost whenever a measurement comes out otherwise.
+    encoder = pass_for(teacher, config, channels=len(record.windows), kernels=begun[:1])
+    head, cache = heads[encoder.kernel], caches[encoder.kernel]
     outcomes = _write_tokens(cache, head, sources, encoder, channels, config)
     rows = [
         _manifest_row(

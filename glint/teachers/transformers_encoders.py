@@ -264,7 +264,7 @@ class PairRotation(nn.Module):
 
     def forward(self, tokens_BHNE: Tensor, position_ids: object) -> Tensor:
         """Queries or keys, turned; places are those of the whole grid, whatever `transformers` counts."""
-        swapped = tokens_BHNE.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+        swapped = tokens_BHNE.reshape(*tokens_BHNE.shape[:-1], -1, 2).flip(-1).flatten(-2)
         return tokens_BHNE * self.cos_NE + swapped * self.sin_NE  # to the last bit as `transformers`
 
 

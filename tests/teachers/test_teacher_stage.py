@@ -175,10 +175,11 @@ def test_two_runs_give_equal_bytes(made, tmp_path):
     assert cache_of(tmp_path).path.read_bytes() == cache_of(made).path.read_bytes()
 
 
-def test_a_killed_shard_goes_on_at_the_next_study_and_ends_in_the_bytes_of_an_undisturbed_one(made, tmp_path, capsys):
+def interruptible(made, tmp_path, **changes):
+    """A shard's encoding that can be stopped at a volume, and the list of volumes that it read."""
     resampled, _ = write_stages(tmp_path)
     teacher, record = load_teacher(made / "07_teacher")
-    config = FeaturesConfig.model_validate_json(json.dumps(FEATURES))
+    config = FeaturesConfig.model_validate_json(json.dumps(FEATURES | changes))
     out = tmp_path / "08_features/shard-000/manifest.parquet"
     seen = []
 
@@ -191,6 +192,11 @@ def test_a_killed_shard_goes_on_at_the_next_study_and_ends_in_the_bytes_of_an_un
 
         return encode_shard(resampled, out, teacher=teacher, record=record, channels=channels, config=config)
 
+    return encode, seen
+
+
+def test_a_killed_shard_goes_on_at_the_next_study_and_ends_in_the_bytes_of_an_undisturbed_one(made, tmp_path, capsys):
+    encode, seen = interruptible(made, tmp_path)
     with pytest.raises(KeyboardInterrupt):
         encode(fail_at=3)
     assert not list(tmp_path.glob("08_features/**/shard-000*"))
@@ -199,6 +205,17 @@ def test_a_killed_shard_goes_on_at_the_next_study_and_ends_in_the_bytes_of_an_un
     assert seen == [2, 3]  # batches of two: the first was whole
     assert "2 of 4 studies are already there" in capsys.readouterr().err
     assert path.read_bytes() == cache_of(made).path.read_bytes()
+
+
+def test_a_killed_shard_goes_on_with_its_kernel_whatever_a_second_measurement_says(made, tmp_path, monkeypatch):
+    encode, seen = interruptible(made, tmp_path, precision="auto")
+    monkeypatch.setattr("glint.teachers.kernels.choose", lambda kernels, *_: kernels[-1])
+    with pytest.raises(KeyboardInterrupt):
+        encode(fail_at=3)
+    seen.clear()
+    monkeypatch.setattr("glint.teachers.kernels.choose", lambda kernels, *_: kernels[0])
+    assert FeatureCache(encode()).head.recipe["kernel"] == "bfloat16, sdpa attention"
+    assert seen == [2, 3]
 
 
 @pytest.mark.parametrize(

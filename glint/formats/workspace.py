@@ -111,6 +111,7 @@ def stage_jobs(root: Path, config: Config, modality: str) -> list[tuple[str, str
             [of.single("10_evaluate", "truth/manifest.parquet", "truth", table="truth/manifest.parquet")],
         ),
         ("10_evaluate", "models", [of.single("10_evaluate", "metrics.json", "models")]),
+        ("10_evaluate", "pages", [of.single("10_evaluate", "pages/evaluation.html", "pages")]),
     ]
     return [stage for stage in stages if modality in modalities_of(stage[0][3:])]
 

@@ -57,7 +57,15 @@ def write_inputs(root: Path) -> list[str]:
     rows = []
     for study_id, volume in zip(ids, volumes, strict=True):
         write_nifti(resampled / "volumes" / f"{study_id}.nii", volume, affine)
-        rows.append({**COMMON, "study_id": study_id, "path": f"volumes/{study_id}.nii", "valid_box": box})
+        rows.append(
+            {
+                **COMMON,
+                "study_id": study_id,
+                "path": f"volumes/{study_id}.nii",
+                "valid_box": box,
+                "affine": affine.ravel().tolist(),
+            }
+        )
     write_manifest(resampled / "manifest.parquet", manifest_frame(rows, "resample"), "resample")
     write_manifest(
         sections / "manifest.parquet", manifest_frame([{**COMMON, "study_id": i} for i in ids], "sections"), "sections"
